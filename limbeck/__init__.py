@@ -1,0 +1,1 @@
+"""Limbeck distils large language models."""

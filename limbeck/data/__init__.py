@@ -1,0 +1,1 @@
+"""From documents to packed rows: read, tokenize, pack, load."""

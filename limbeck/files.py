@@ -1,0 +1,192 @@
+"""The commit layer: a file or folder is complete and verified, or it is absent.
+
+Single flipped bytes pass unseen through safetensors, Parquet and torch.save, so every committed folder
+carries a manifest with size and SHA-256 of each file, written last and verified on opening.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import Damaged, LimbeckError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_PARTIAL = ".partial-"
+
+
+def canonical(value: Any) -> bytes:
+    """JSON in one spelling: sorted keys, no spaces, no NaN, one newline at the end."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
+    return text.encode() + b"\n"
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old bytes or the new ones, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    with partial.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file for people and programs, whole or not at all."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False, sort_keys=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON strictly: no NaN, no infinity, no key twice, UTF-8 only."""
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Parses JSON strictly; the error names where it stood."""
+
+    def constant(name: str) -> Any:
+        raise Damaged(f"{where}: {name} is not a JSON number.")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            raise Damaged(f"{where}: a key stands twice in one object.")
+        return found
+
+    try:
+        return json.loads(data.decode(), parse_constant=constant, object_pairs_hook=pairs)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as reason:
+        raise Damaged(f"{where}: not readable as JSON ({reason}).") from reason
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a committed folder says of itself. files: {relative path: {size, sha256}}."""
+
+    folder: Path
+    files: dict[str, dict[str, Any]]
+    about: dict[str, Any]
+
+
+def _listed(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.name != MANIFEST)
+
+
+@contextlib.contextmanager
+def committed(folder: Path, about: dict[str, Any] | None = None) -> Iterator[Path]:
+    """Gives a hidden folder to write into; on leaving, hashes, syncs and renames it into place.
+
+    Where the block raises, or the process dies, `folder` does not come to exist. An existing `folder` is an
+    error, because what is committed is never changed. `about` goes into the manifest.
+    """
+    if folder.exists():
+        raise LimbeckError(f"{folder} exists already; what is committed is never written over.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{_PARTIAL}{os.getpid()}-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        seal(partial, about)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def seal(folder: Path, about: dict[str, Any] | None = None) -> None:
+    """Writes the manifest of a folder whose files are all written, and syncs everything."""
+    files = {}
+    for name in _listed(folder):
+        path = folder / name
+        _sync_file(path)
+        files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+    for inner in (path for path in folder.rglob("*") if path.is_dir()):
+        sync_folder(inner)
+    body = {"format": FORMAT, "files": files, "about": about or {}}
+    write_bytes(folder / MANIFEST, canonical(body | {"sha256": digest(canonical(body))}))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads a manifest and checks it against its own digest, not yet the files."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise Damaged(f"{folder} has no {MANIFEST}: it was never committed, or the file was deleted.")
+    raw = path.read_bytes()
+    body = parse_json(raw, str(path))
+    if not isinstance(body, dict) or canonical(body) != raw:
+        raise Damaged(f"{path}: its bytes are not those that were written.")
+    claimed = body.pop("sha256", None)
+    if claimed != digest(canonical(body)):
+        raise Damaged(f"{path}: its digest is {digest(canonical(body))}, it claims {claimed}.")
+    if body["format"] != FORMAT:
+        raise Damaged(f"{path}: written in format {body['format']}, this program reads {FORMAT}.")
+    return Manifest(folder, body["files"], body["about"])
+
+
+def verify(folder: Path) -> Manifest:
+    """Opens a committed folder: every file present, none too many, each byte as it was written."""
+    manifest = read_manifest(folder)
+    for name, claimed in manifest.files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise Damaged(f"{path} is missing; {folder / MANIFEST} lists it.")
+        size = path.stat().st_size
+        if size != claimed["size"]:
+            raise Damaged(f"{path}: {size:,} bytes found, {claimed['size']:,} were written.")
+        found = file_digest(path)
+        if found != claimed["sha256"]:
+            raise Damaged(f"{path}: SHA-256 {found} found, {claimed['sha256']} was written.")
+    extra = sorted(set(_listed(folder)) - set(manifest.files))
+    if extra:
+        raise Damaged(f"{folder / extra[0]} stands in a committed folder whose manifest lacks it.")
+    return manifest
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder that this process owns."""
+    for left in folder.glob(f"{_PARTIAL}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()

@@ -1,0 +1,1 @@
+"""Models: loading, and where layers, norm and head stand in each family."""

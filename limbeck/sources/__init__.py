@@ -1,0 +1,1 @@
+"""Sources: functions that give rows of tokens in a repeatable order."""

@@ -1,0 +1,1 @@
+"""Students: functions from a teacher model to a student model."""

@@ -1,0 +1,1 @@
+"""Teachers: whatever can give a Signal for a Batch."""
