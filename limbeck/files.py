@@ -151,7 +151,9 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads a manifest and checks it against its own digest, not yet the files."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise Damaged(f"{folder} has no {MANIFEST}: it was never committed, or the file was deleted.")
+        raise Damaged(
+            f"{folder} has no {MANIFEST}: it was never committed, or the file was deleted."
+        )
     raw = path.read_bytes()
     body = parse_json(raw, str(path))
     if not isinstance(body, dict) or canonical(body) != raw:

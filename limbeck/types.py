@@ -105,7 +105,9 @@ class HeadLike(Protocol):
         """Logits from hidden @ weight.T (+ bias): scale, soft-cap, cut of padded ids."""
         ...
 
-    def __call__(self, hidden: Tensor) -> Tensor: ...
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits (tokens, vocab) of hidden states (tokens, width)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Signal:
     """What one model says of a batch. The same type for teacher and student.
 
     One of: logits (tokens, vocab); hidden (tokens, width) with the head that makes logits of it; topk.
-    features: {tap: (tokens, width)}. weights: (tokens,), where the model has something to say.
+    features: {tap: (tokens, width)}.
     """
 
     logits: Tensor | None = None
@@ -121,7 +123,6 @@ class Signal:
     head: HeadLike | None = None
     topk: TopK | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
-    weights: Tensor | None = None
 
     def distribution(self, part: slice) -> Tensor | TopK | None:
         """What it says of a chunk of tokens: logits (tokens, vocab) made now, TopK, or nothing."""
