@@ -1,0 +1,105 @@
+"""Shows how far a long piece of work is: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TextIO
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: '42 s', '3 min 05 s', '2 h 07 min'."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+@dataclass
+class Progress:
+    """What has been done of a known or unknown total; tells `show` whenever it changes."""
+
+    total: int | None
+    show: Callable[[Progress], None]
+    clock: Callable[[], float] = time.monotonic
+    done: int = 0
+    begun: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = self.clock()
+
+    def advance(self, n: int = 1) -> None:
+        """Adds n units of work that are done."""
+        self.done += n
+        self.show(self)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the beginning."""
+        return self.clock() - self.begun
+
+    def line(self) -> str:
+        """'120 of 400 (30 %), 12/s, 10 s, 23 s left'."""
+        rate = self.done / self.seconds if self.seconds > 0 else 0.0
+        speed = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
+        if not self.total:
+            return f"{self.done:,}, {speed}, {span(self.seconds)}"
+        part = f"{self.done:,} of {self.total:,} ({self.done / self.total:.0%})"
+        left = (self.total - self.done) / rate if rate else 0.0
+        ending = f", {span(left)} left" if left > 0 else ""
+        return f"{part}, {speed}, {span(self.seconds)}{ending}"
+
+
+@contextlib.contextmanager
+def progress(
+    description: str, total: int | None = None, *, stream: TextIO | None = None
+) -> Iterator[Progress]:
+    """Counts a piece of work on standard error.
+
+    with progress("tokenize", total=400) as bar: bar.advance(3)
+    """
+    out = sys.stderr if stream is None else stream
+    shown = _bar if out.isatty() else _lines
+    with shown(description, total, out) as counter:
+        yield counter
+
+
+@contextlib.contextmanager
+def _bar(description: str, total: int | None, out: TextIO) -> Iterator[Progress]:
+    # Imported here, since every door imports this file and --help must answer at once.
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+    with Bars(*columns, console=Console(file=out)) as bars:
+        task = bars.add_task(description, total=total, line="")
+
+        def show(counter: Progress) -> None:
+            bars.update(task, completed=counter.done, line=counter.line())
+
+        yield Progress(total, show)
+
+
+@contextlib.contextmanager
+def _lines(description: str, total: int | None, out: TextIO) -> Iterator[Progress]:
+    last = 0.0
+
+    def show(counter: Progress) -> None:
+        nonlocal last
+        if counter.seconds - last >= SECONDS_BETWEEN_LINES:
+            last = counter.seconds
+            out.write(f"{description}: {counter.line()}\n")
+            out.flush()
+
+    counter = Progress(total, show)
+    yield counter
+    out.write(f"{description}: {counter.line()}\n")
+    out.flush()

@@ -1,0 +1,56 @@
+"""The counter speaks of rate and time left, and a log gets few lines."""
+
+import io
+
+from limbeck.progress import Progress, progress, span
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def nothing(counter):
+    pass
+
+
+def test_a_line_tells_part_rate_and_time_left():
+    now = [0.0]
+    counter = Progress(400, nothing, lambda: now[0])
+    now[0] = 10.0
+    counter.advance(100)
+    assert counter.line() == "100 of 400 (25%), 10/s, 10 s, 30 s left"
+
+
+def test_an_unknown_total_gives_no_time_left():
+    now = [0.0]
+    counter = Progress(None, nothing, lambda: now[0])
+    now[0] = 4.0
+    counter.advance(2)
+    assert counter.line() == "2, 0.50/s, 4 s"
+
+
+def test_no_time_passed_divides_by_nothing():
+    assert Progress(5, nothing, lambda: 1.0).line() == "0 of 5 (0%), 0.00/s, 0 s"
+
+
+def test_a_log_gets_one_line_for_short_work():
+    out = io.StringIO()
+    with progress("tokenize", 3, stream=out) as bar:
+        for _ in range(3):
+            bar.advance()
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("tokenize: 3 of 3 (100%)")
+
+
+def test_a_terminal_gets_a_bar_that_ends_full():
+    out = Terminal()
+    with progress("tokenize", 3, stream=out) as bar:
+        bar.advance(3)
+    assert "tokenize" in out.getvalue()
+    assert "3 of 3 (100%)" in out.getvalue()
+
+
+def test_spans_are_written_for_people():
+    assert [span(s) for s in (0.2, 42, 185, 7620)] == ["0 s", "42 s", "3 min 05 s", "2 h 07 min"]
