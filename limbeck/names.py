@@ -54,5 +54,5 @@ def find(family: str, name: str) -> Callable[..., Any]:
 
 def options(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a part are its keyword-only parameters."""
-    parameters = inspect.signature(part).parameters.values()
+    parameters = inspect.signature(part, eval_str=True).parameters.values()
     return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -170,5 +170,16 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Materials:
+    """What a student function may need besides the teacher.
+
+    load: (name, revision) -> model; on the meta device when a run is only shown. text: rows to look at.
+    """
+
+    load: Callable[[str, str | None], Any]
+    text: Source | None = None
+
+
 Objective = Callable[..., Tensor]
 """(student (tokens, vocab), teacher, rows, *, options) -> (tokens,), never reduced."""

@@ -1,0 +1,251 @@
+"""From YAML and key.path=value overrides to a checked Recipe; every error names its path."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from limbeck import names
+from limbeck.errors import RecipeError
+from limbeck.recipe import Part, Ramp, Recipe, Term
+
+LARGEST = 1_000_000
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML without code, without aliases and without a key that stands twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.line + 1
+            raise RecipeError(f"line {line}: YAML aliases are not read; write it out.")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                line = key_node.start_mark.line + 1
+                raise RecipeError(f"line {line}: the key {key!r} is no word.")
+            if key in seen:
+                raise RecipeError(f"line {key_node.start_mark.line + 1}: '{key}' stands twice.")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML as plain data, strictly."""
+    try:
+        return yaml.load(text, Loader=_Strict)  # noqa: S506 (a SafeLoader)
+    except RecipeError as reason:
+        raise RecipeError(f"{where}: {reason}") from reason
+    except (yaml.YAMLError, RecursionError) as reason:
+        raise RecipeError(f"{where}: not readable as YAML: {reason}") from reason
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a recipe file holds."""
+    if not path.is_file():
+        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.yaml")), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise RecipeError(f"There is no recipe {path}.{hint}")
+    if path.stat().st_size > LARGEST:
+        raise RecipeError(
+            f"{path}: {path.stat().st_size:,} bytes; a recipe has {LARGEST:,} at most."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as reason:
+        raise RecipeError(f"{path}: not UTF-8: {reason}") from reason
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: found {type(tree).__name__}; wanted a mapping of recipe keys.")
+    return tree
+
+
+def override(tree: dict[str, Any], assignment: str) -> None:
+    """Sets one `key.path=value` in the tree; numbers in the path count list items from 0."""
+    path, equals, raw = assignment.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"'{assignment}': wanted key.path=value.")
+    value = parse_yaml(raw, f"override '{path}'")
+    node: Any = tree
+    *parents, last = path.split(".")
+    for depth, key in enumerate(parents):
+        place = ".".join(parents[: depth + 1])
+        if isinstance(node, list):
+            node = node[_index(key, node, place)]
+        elif isinstance(node, dict):
+            if isinstance(node.get(key), str):
+                node[key] = {node[key]: {}}  # a part named without options gets room for one
+            node = node.setdefault(key, {})
+            if node is None:
+                raise RecipeError(f"override '{path}': {place} is empty; set it as a whole.")
+        else:
+            raise RecipeError(f"override '{path}': {place} is a value, it has no keys.")
+    if isinstance(node, list):
+        node[_index(last, node, path)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError(f"override '{path}': {'.'.join(parents)} is a value, it has no keys.")
+
+
+def _index(key: str, items: list[Any], place: str) -> int:
+    if not key.isdecimal() or int(key) >= len(items):
+        raise RecipeError(f"override: {place}: found '{key}'; wanted a number below {len(items)}.")
+    return int(key)
+
+
+def _extended(tree: dict[str, Any]) -> dict[str, Any]:
+    """Stages with `extends: NAME` filled from the earlier stage of that name."""
+    stages = tree.get("stages")
+    if not isinstance(stages, list):
+        return tree
+    whole: dict[str, dict[str, Any]] = {}
+    for index, stage in enumerate(stages):
+        if not isinstance(stage, dict):
+            raise RecipeError(f"stages[{index}]: found {stage!r}; wanted a mapping.")
+        wanted = stage.get("extends")
+        if wanted is not None and wanted not in whole:
+            earlier = names.suggestion(str(wanted), list(whole)) if whole else " None is earlier."
+            raise RecipeError(f"stages[{index}].extends: no earlier stage '{wanted}'.{earlier}")
+        merged = {**(whole[wanted] if wanted else {}), **stage}
+        merged.pop("extends", None)
+        whole[str(merged.get("name", index))] = merged
+        stages[index] = merged
+    return tree
+
+
+def _spelled(location: Sequence[int | str]) -> str:
+    text = ""
+    for item in location:
+        text += f"[{item}]" if isinstance(item, int) else f".{item}" if text else item
+    return text
+
+
+def _told(where: str, reason: ValidationError) -> RecipeError:
+    lines = []
+    for error in reason.errors():
+        message = error["msg"].removeprefix("Value error, ")
+        found = "" if error["type"] == "value_error" else f" Found {error['input']!r}."
+        if len(found) > 200:
+            found = ""
+        lines.append(f"{_spelled(error['loc']) or 'recipe'}: {message}{found}")
+    # A wrong item makes its parent wrong too ("at least 1 item"): the deepest complaint is the true one.
+    deepest = max(len(error["loc"]) for error in reason.errors())
+    told = [
+        line for line, e in zip(lines, reason.errors(), strict=True) if len(e["loc"]) == deepest
+    ]
+    return RecipeError("\n".join(f"{where}: {line}" for line in told))
+
+
+def build(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+    """A Recipe of plain data."""
+    try:
+        return Recipe.model_validate(_extended(tree))
+    except ValidationError as reason:
+        raise _told(where, reason) from reason
+    except RecipeError as reason:
+        raise RecipeError(f"{where}: {reason}") from reason
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a file, with overrides, its parts not yet looked up."""
+    tree = read_yaml(path)
+    for assignment in overrides:
+        override(tree, assignment)
+    return build(tree, str(path))
+
+
+def dump(recipe: Recipe) -> str:
+    """The complete recipe as YAML: running this text again is the same run."""
+    plain = recipe.model_dump(mode="json", by_alias=True)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def parts(recipe: Recipe) -> list[tuple[str, str, Part | Term]]:
+    """Every named part of a recipe: (its path, its family, the part)."""
+    found: list[tuple[str, str, Part | Term]] = [("student", "students", recipe.student)]
+    if recipe.teacher:
+        found.append(("teacher", "teachers", recipe.teacher))
+    for index, stage in enumerate(recipe.stages):
+        found.append((f"stages[{index}].source", "sources", stage.source))
+        for number, term in enumerate(stage.objective):
+            found.append((f"stages[{index}].objective[{number}]", "objectives", term))
+    if recipe.evaluate:
+        found.append(("evaluate.source", "sources", recipe.evaluate.source))
+        for number, measure in enumerate(recipe.evaluate.measures):
+            found.append((f"evaluate.measures[{number}]", "evaluation", measure))
+    return found
+
+
+def checked(
+    part: Part | Term, family: str, where: str
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function a part names, and its options as that function's annotations want them."""
+    try:
+        function = names.find(family, part.name)
+    except RecipeError as reason:
+        raise RecipeError(f"{where}: {reason}") from reason
+    known = names.options(function)
+    values = {}
+    for key, value in part.options.items():
+        if key not in known:
+            there = ", ".join(known) or "none"
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise RecipeError(
+                f"{where}: '{part.name}' has no option '{key}'.{hint} It has: {there}."
+            )
+        values[key] = _typed(value, known[key], f"{where}.{part.name}.{key}")
+    missing = [
+        name
+        for name, parameter in known.items()
+        if parameter.default is inspect.Parameter.empty and name not in values
+    ]
+    if missing:
+        raise RecipeError(f"{where}: '{part.name}' needs {', '.join(missing)}, which is not given.")
+    return function, values
+
+
+def _typed(value: Any, parameter: inspect.Parameter, where: str) -> Any:
+    if isinstance(value, Ramp):
+        if parameter.annotation is not float:
+            raise RecipeError(f"{where}: a ramp needs a number that may be a fraction.")
+        return value
+    if parameter.annotation is inspect.Parameter.empty or isinstance(value, BaseModel):
+        return value
+    try:
+        return TypeAdapter(parameter.annotation).validate_python(value)
+    except ValidationError as reason:
+        first = reason.errors()[0]
+        raise RecipeError(f"{where}: {first['msg']}. Found {value!r}.") from reason
+
+
+def check(recipe: Recipe) -> Recipe:
+    """The same recipe, once every part and option is known to exist and to be of the right kind."""
+    for where, family, part in parts(recipe):
+        checked(part, family, where)
+    needs_teacher = {"cross_entropy"}
+    for index, stage in enumerate(recipe.stages):
+        wanted = sorted({term.name for term in stage.terms} - needs_teacher)
+        if wanted and recipe.teacher is None:
+            raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
+    return recipe
+
+
+def control_of(recipe: Recipe) -> Recipe:
+    """The control arm: the same student, tokens, order and steps, learning from the text alone."""
+    alone = (Term(name="cross_entropy"),)
+    stages = tuple(
+        stage.model_copy(update={"objective": alone, "alpha": None}) for stage in recipe.stages
+    )
+    return recipe.model_copy(update={"stages": stages, "teacher": None, "control": False})

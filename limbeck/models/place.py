@@ -1,0 +1,39 @@
+"""Where a model stands and in which numbers it computes."""
+
+from __future__ import annotations
+
+import torch
+
+from limbeck.errors import ModelError
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; `auto` is this rank's CUDA device, or the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(
+            f"device: found '{name}', but no CUDA device is here; wanted 'cpu' or 'auto'."
+        )
+    try:
+        return torch.device(name)
+    except RuntimeError as reason:
+        raise ModelError(f"device: '{name}' is none that torch knows: {reason}.") from reason
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; `auto` is bfloat16 where the device multiplies it natively."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    able = torch.cpu.get_capabilities()
+    native = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16")
+    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,49 @@
+"""A frozen model with trained low-rank adapters (LoRA), merged into plain weights at export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from limbeck.errors import LimbeckError, RecipeError
+from limbeck.types import Materials
+
+
+def adapters(
+    teacher: PreTrainedModel | None,
+    materials: Materials,
+    *,
+    model: str | None = None,
+    rank: int = 16,
+    alpha: float = 32.0,
+    dropout: float = 0.0,
+    targets: list[str] | str = "all-linear",
+) -> PreTrainedModel:
+    """`model` (or a copy of the teacher's) with LoRA on the targets (Hu et al., 2022), through peft.
+
+    targets: names of linear modules, or `all-linear` for all but the head. Adapters start as the identity.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as reason:
+        raise LimbeckError("student.adapters needs peft: pip install 'limbeck[lora]'.") from reason
+    name = model or (teacher.config.name_or_path if teacher is not None else None)
+    if not name:
+        raise RecipeError("student.adapters: there is no teacher to adapt; give 'model'.")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(materials.load(name, None), config)
+    except ValueError as reason:
+        raise RecipeError(f"student.adapters: peft cannot place adapters: {reason}") from reason
+
+
+def finish(student: Any) -> PreTrainedModel:
+    """The plain model with the adapters added into its weights, in the weights' own precision."""
+    return student.merge_and_unload()

@@ -1,0 +1,180 @@
+"""Checkpoints: weights and optimizer state, each rank its own file, complete or absent, never a pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from limbeck import files
+from limbeck.errors import Damaged, LimbeckError
+from limbeck.training.parallel import World, barrier, local, piece, told
+
+STATE = "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is on disk. score: lower is better; None where nobody judged it."""
+
+    folder: Path
+    step: int
+    score: float | None
+
+
+def _tensors(
+    module: nn.Module, adam: torch.optim.Optimizer | None, kept: Iterable[str]
+) -> dict[str, Tensor]:
+    """The pieces of this rank: every kept parameter, and its moments."""
+    found = {}
+    parameters = dict(module.named_parameters())
+    for name in sorted(kept):
+        found[name] = parameters[name]
+        state = adam.state.get(parameters[name], {}) if adam else {}
+        for moment in MOMENTS:
+            if moment in state:
+                found[f"{moment}:{name}"] = state[moment]
+    return {key: local(value).detach().cpu().contiguous() for key, value in found.items()}
+
+
+@contextlib.contextmanager
+def _shared(folder: Path, about: dict[str, Any], world: World) -> Iterator[Path]:
+    """A folder that all ranks write into, committed by the first one when all are done."""
+    if world.first:
+        with files.committed(folder, about) as partial:
+            told(str(partial.absolute()), world)
+            yield partial
+            barrier()
+    else:
+        yield Path(told("", world))
+        barrier()
+    barrier()
+
+
+def save(
+    folder: Path,
+    module: nn.Module,
+    adam: torch.optim.Optimizer | None,
+    state: dict[str, Any],
+    *,
+    kept: Iterable[str],
+    world: World,
+) -> None:
+    """Commits weights (those named in `kept`), moments and the state of the loop under `folder`."""
+    tensors = _tensors(module, adam, kept)
+    with _shared(folder, {"kind": "checkpoint", "step": state["step"]}, world) as partial:
+        path = partial / f"rank-{world.rank:04d}.safetensors"
+        save_file(tensors, path)
+        if world.first:
+            updates = int(_updates(adam)) if adam else 0
+            files.write_json(partial / STATE, {**state, "ranks": world.size, "updates": updates})
+
+
+def _updates(adam: torch.optim.Optimizer) -> float:
+    counts = {float(state["step"]) for state in adam.state.values() if "step" in state}
+    return max(counts, default=0.0)
+
+
+def _whole(readers: list[Any], key: str) -> Tensor:
+    pieces = [reader.get_tensor(key) for reader in readers]
+    return pieces[0] if len(pieces) == 1 or pieces[0].ndim == 0 else torch.cat(pieces)
+
+
+def load(
+    folder: Path, module: nn.Module, adam: torch.optim.Optimizer | None, *, world: World
+) -> dict[str, Any]:
+    """Fills the module and the optimizer from a verified checkpoint of any number of ranks.
+
+    Returns the state of the loop. Raises Damaged where a file is not as it was written, LimbeckError
+    where the checkpoint belongs to another student.
+    """
+    files.verify(folder)
+    state: dict[str, Any] = files.read_json(folder / STATE)
+    parameters = dict(module.named_parameters())
+    with contextlib.ExitStack() as stack:
+        paths = [folder / f"rank-{rank:04d}.safetensors" for rank in range(state["ranks"])]
+        readers = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
+        keys = set(readers[0].keys())
+        names = sorted(key for key in keys if ":" not in key)
+        unknown = sorted(set(names) - set(parameters))
+        if unknown:
+            raise LimbeckError(f"{folder}: holds '{unknown[0]}', which this student does not have.")
+        for name in names:
+            _fill(parameters[name], _whole(readers, name), world, f"{folder}: {name}")
+            if adam is not None and f"exp_avg:{name}" in keys:
+                adam.state[parameters[name]] = {"step": torch.tensor(float(state["updates"]))} | {
+                    moment: _like(parameters[name], _whole(readers, f"{moment}:{name}"), world)
+                    for moment in MOMENTS
+                }
+    return state
+
+
+def _fill(parameter: Tensor, whole: Tensor, world: World, where: str) -> None:
+    mine = piece(whole, parameter, world)
+    place = local(parameter.detach())
+    if mine.shape != place.shape:
+        raise LimbeckError(f"{where}: found {tuple(mine.shape)}, wanted {tuple(place.shape)}.")
+    place.copy_(mine)
+
+
+def _like(parameter: Tensor, whole: Tensor, world: World) -> Tensor:
+    """A moment, sharded as its parameter is."""
+    moment = torch.zeros_like(parameter, requires_grad=False)
+    _fill(moment, whole, world, "optimizer state")
+    return moment
+
+
+def found(folder: Path) -> list[Saved]:
+    """The checkpoints of a stage that look complete, newest first."""
+    saved = []
+    for path in folder.glob("[0-9]*"):
+        if (path / files.MANIFEST).is_file() and (path / STATE).is_file():
+            try:
+                state = files.read_json(path / STATE)
+                saved.append(Saved(path, int(path.name), state.get("score")))
+            except Damaged:
+                saved.append(Saved(path, int(path.name), None))
+    return sorted(saved, key=lambda item: item.step, reverse=True)
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose every byte verifies, and why newer ones were passed over."""
+    reasons = []
+    for item in found(folder):
+        try:
+            files.verify(item.folder)
+        except Damaged as reason:
+            reasons.append(str(reason))
+        else:
+            return item.folder, reasons
+    return None, reasons
+
+
+def removable(saved: list[Saved], *, keep_last: int, keep_best: int) -> list[Saved]:
+    """Which checkpoints may go, given that the newest one verifies: neither last nor best."""
+    newest_first = sorted(saved, key=lambda item: item.step, reverse=True)
+    judged = [item for item in newest_first if item.score is not None]
+    best = sorted(judged, key=lambda item: (item.score, -item.step))[:keep_best]
+    kept = [*newest_first[: max(1, keep_last)], *best]
+    return [item for item in newest_first if item not in kept]
+
+
+def prune(folder: Path, *, keep_last: int, keep_best: int) -> None:
+    """Removes old checkpoints, but only once the newest one verifies."""
+    saved = found(folder)
+    if saved:
+        files.verify(saved[0].folder)
+    for item in removable(saved, keep_last=keep_last, keep_best=keep_best):
+        # Renamed first: a removal that is cut short must not leave a folder that looks complete.
+        going = item.folder.with_name(f".partial-removed-{item.folder.name}")
+        item.folder.rename(going)
+        shutil.rmtree(going)

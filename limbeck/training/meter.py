@@ -1,0 +1,60 @@
+"""What a run says of itself while it works: one JSON line a logged step."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck import files
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """The most memory used so far: on the device, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / 1e9 if sys.platform == "darwin" else used * 1024 / 1e9
+
+
+class Log:
+    """The lines of log.jsonl. After a resume, lines beyond the resumed step are dropped first."""
+
+    def __init__(self, path: Path, *, resumed_at: int, stage: str) -> None:
+        self.path = path
+        self.stage = stage
+        self._since = time.perf_counter()
+        self._tokens = 0
+        kept = [line for line in read(path) if line["stage"] != stage or line["step"] <= resumed_at]
+        files.write_bytes(path, b"".join(_line(entry) for entry in kept))
+
+    def count(self, tokens: int) -> None:
+        """Adds tokens to the rate of the next line."""
+        self._tokens += tokens
+
+    def write(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Adds a line, with tokens per second since the last one."""
+        now = time.perf_counter()
+        rate = self._tokens / max(now - self._since, 1e-9)
+        whole = {"stage": self.stage, **entry, "tokens_per_second": round(rate, 1)}
+        with self.path.open("ab") as stream:
+            stream.write(_line(whole))
+        self._since, self._tokens = now, 0
+        return whole
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, allow_nan=False).encode() + b"\n"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last line that a kill cut short is passed over."""
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [files.parse_json(line, str(path)) for line in whole.split(b"\n") if line]

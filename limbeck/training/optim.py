@@ -1,0 +1,66 @@
+"""AdamW without decay on norms and biases, and learning-rate schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.recipe import Optimizer
+
+
+def ratio(step: int, steps: int, optimizer: Optimizer) -> float:
+    """The share of the peak learning rate at a step (0 to steps - 1). Never below the floor.
+
+    wsd is the corrected form: warm-up (s + 1) / W, stable, then floor + (1 - floor)(1 - sqrt(progress)),
+    which reaches the floor exactly on the last step (Haegele et al., 2024, for the shape).
+    """
+    floor = optimizer.minimum_ratio
+    warmup = round(optimizer.warmup_ratio * steps)
+    if step < warmup:
+        return max((step + 1) / warmup, floor)
+    if optimizer.schedule == "constant":
+        return 1.0
+    if optimizer.schedule == "wsd":
+        decay = round(optimizer.decay_ratio * steps)
+        done = step + 1 - (steps - decay)
+        return 1.0 if done <= 0 else floor + (1 - floor) * (1 - math.sqrt(done / decay))
+    progress = (step - warmup) / max(1, steps - warmup)
+    falling = (
+        1 - progress if optimizer.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    )
+    return floor + (1 - floor) * falling
+
+
+def groups(named: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, object]]:
+    """Parameter groups: matrices decay; norms, biases and scalars do not."""
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
+    for name, parameter in named:
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim >= 2 and not name.endswith("bias")
+            (decayed if is_matrix else plain).append(parameter)
+    found: list[dict[str, object]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return [group for group in found if group["params"]]
+
+
+def adamw(module: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019) over the trainable parameters of a module."""
+    return torch.optim.AdamW(
+        groups(module.named_parameters(), optimizer.weight_decay),
+        lr=optimizer.learning_rate,
+        betas=optimizer.betas,
+        eps=optimizer.eps,
+        fused=True,
+    )
+
+
+def set_learning_rate(adam: torch.optim.Optimizer, value: float) -> None:
+    """The learning rate of every group, for the coming step."""
+    for group in adam.param_groups:
+        group["lr"] = value
