@@ -1,0 +1,140 @@
+"""Teacher and student as log-probabilities over the same few outcomes, and sums over those that cannot go NaN.
+
+A dense teacher keeps the whole vocabulary. A TopK teacher keeps its k ids and, with the tail `bucket`, one more
+outcome: "any other token", whose mass is the teacher's rest and the student's exact mass outside the ids.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import CacheMismatch, RecipeError
+from limbeck.types import TopK
+
+Tail = Literal["bucket", "renorm_teacher", "renorm_both", "none"]
+
+# Stands for minus infinity inside logsumexp, whose gradient is NaN where every entry is -inf.
+_ABSENT = -1e30
+# A rest of exactly 0 is a rounded one: this floor (log of float32's least normal number) keeps reverse KL finite
+# and is too small for any other divergence to see.
+_LEAST = math.log(torch.finfo(torch.float32).tiny)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """bf16 and fp16 become float32, in which all arithmetic of probabilities is done; float64 stays."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def check_ids(topk: TopK, vocab: int, where: str = "TopK") -> None:
+    """Refuses ids that stand twice in a row or outside the vocabulary.
+
+    For the writing and reading of a cache: it waits for the device, so it has no place inside a step.
+    """
+    if topk.ids.shape != topk.logprobs.shape or topk.ids.ndim != 2:
+        raise CacheMismatch(
+            f"{where}: ids {tuple(topk.ids.shape)} and log-probabilities "
+            f"{tuple(topk.logprobs.shape)}; both must be (tokens, k). Record the cache again."
+        )
+    ordered = topk.ids.sort(-1).values  # (tokens, k)
+    if ordered.numel() == 0:
+        return
+    least, most = int(ordered[:, 0].min()), int(ordered[:, -1].max())
+    if least < 0 or most >= vocab:
+        raise CacheMismatch(
+            f"{where}: token ids reach from {least} to {most}, the vocabulary has {vocab}. "
+            "Use a cache recorded with the student's tokenizer."
+        )
+    twice = (ordered[:, 1:] == ordered[:, :-1]).any(-1)
+    if bool(twice.any()):
+        token = int(twice.nonzero()[0, 0])
+        raise CacheMismatch(
+            f"{where}: an id stands twice among the {ordered.shape[1]} kept ids of token {token}. "
+            "Each may stand once: record the cache again."
+        )
+
+
+def over_kept(
+    teacher: Tensor | TopK, student: Tensor, temperature: float, tail: Tail = "bucket"
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of both sides at a temperature over the outcomes that the teacher keeps.
+
+    teacher: logits (tokens, vocab) or TopK (tokens, k). student: logits (tokens, vocab).
+    Returns log_p and log_q, each (tokens, kept): kept is vocab if dense, k + 1 if the tail is `bucket`, else k.
+    Nothing flows back to the teacher.
+    """
+    if not 0 < temperature < math.inf:
+        raise RecipeError(f"temperature is {temperature}; it must be a number above 0.")
+    scores = at_least_float32(student) / temperature  # (tokens, vocab)
+    if isinstance(teacher, TopK):
+        return _sparse(teacher, scores, temperature, tail)
+    if teacher.shape != student.shape:
+        raise RecipeError(
+            f"Teacher logits are {tuple(teacher.shape)}, student logits {tuple(student.shape)}; they must be "
+            "alike. With one tokenizer, cut both heads to its ids; with two, use the teacher 'translated'."
+        )
+    log_p = (at_least_float32(teacher.detach()) / temperature).log_softmax(-1)
+    return log_p, scores.log_softmax(-1)
+
+
+def _sparse(teacher: TopK, scores: Tensor, temperature: float, tail: Tail) -> tuple[Tensor, Tensor]:
+    """The same for a TopK teacher; scores: student logits over temperature (tokens, vocab)."""
+    missing = scores.shape[-1] - teacher.ids.shape[-1]
+    logprobs = at_least_float32(teacher.logprobs.detach())  # (tokens, k)
+    tempered = logprobs / temperature
+    kept = scores.gather(-1, teacher.ids)  # (tokens, k)
+    if tail == "renorm_both":
+        return tempered.log_softmax(-1), kept.log_softmax(-1)
+    total = scores.logsumexp(-1, keepdim=True)  # (tokens, 1)
+    log_q = kept - total
+    if tail == "renorm_teacher" or missing == 0:
+        return tempered.log_softmax(-1), log_q
+    rest = _tempered_rest(teacher.rest, logprobs, temperature, missing)  # (tokens, 1)
+    log_p = torch.cat([tempered, rest], -1).log_softmax(-1)  # (tokens, k + 1)
+    if tail == "none":
+        return log_p[:, :-1], log_q
+    if tail != "bucket":
+        raise RecipeError(
+            f"tail is '{tail}'. There are: bucket, renorm_teacher, renorm_both, none."
+        )
+    # Not log1p(-mass on the kept ids), which has no digits left when that mass is near 1.
+    outside = scores.scatter(-1, teacher.ids, _ABSENT).logsumexp(-1, keepdim=True) - total
+    empty = outside < 0.1 * _ABSENT
+    outside = outside.masked_fill(empty, -math.inf)
+    least = torch.full_like(rest, _LEAST).masked_fill(empty, -math.inf)
+    log_p = torch.cat([log_p[:, :-1], torch.maximum(log_p[:, -1:], least)], -1)
+    return log_p, torch.cat([log_q, outside], -1)
+
+
+def _tempered_rest(
+    rest: Tensor | None, logprobs: Tensor, temperature: float, missing: int
+) -> Tensor:
+    """Log of the weight of all missing tokens at a temperature (tokens, 1), were the rest spread evenly on them."""
+    if rest is None:
+        log_rest = (1 - logprobs.exp().sum(-1)).clamp(min=0).log()
+    else:
+        log_rest = at_least_float32(rest.detach()).clamp(max=0)
+    evenly = (1 - 1 / temperature) * math.log(missing)
+    return (evenly + log_rest / temperature).unsqueeze(-1)
+
+
+def divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a || b) over the last axis, (tokens, kept) -> (tokens,): 0 where a is 0, infinite where only b is.
+
+    Written without -inf minus -inf and without 0 times -inf, so neither value nor gradient is NaN where a is 0.
+    """
+    seen = log_a > -math.inf
+    gap = torch.where(seen, log_a, 0.0) - torch.where(seen, log_b, 0.0)
+    return (log_a.exp() * gap).sum(-1)
+
+
+def mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
+    """Log of share * a + (1 - share) * b, elementwise, for a share inside (0, 1).
+
+    From log-probabilities, since the probabilities of a large vocabulary underflow.
+    """
+    neither = (log_a == -math.inf) & (log_b == -math.inf)
+    first = log_a.masked_fill(neither, 0.0) + math.log(share)
+    second = log_b.masked_fill(neither, 0.0) + math.log1p(-share)
+    return torch.logaddexp(first, second).masked_fill(neither, -math.inf)
