@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -91,9 +92,18 @@ def parse_json(data: bytes, where: str) -> Any:
             raise Damaged(f"{where}: a key stands twice in one object.")
         return found
 
+    def number(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            raise Damaged(f"{where}: {digits[:20]} is too large for a number.")
+        return value
+
     try:
-        return json.loads(data.decode(), parse_constant=constant, object_pairs_hook=pairs)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as reason:
+        return json.loads(
+            data.decode(), parse_constant=constant, parse_float=number, object_pairs_hook=pairs
+        )
+    # ValueError: bad UTF-8, bad JSON, and an integer of more than 4,300 digits.
+    except (ValueError, RecursionError) as reason:
         raise Damaged(f"{where}: not readable as JSON ({reason}).") from reason
 
 
