@@ -1,0 +1,264 @@
+"""Text files and datasets -> documents; a bad row is named or quarantined, never dropped."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from limbeck.data.inputs import Inputs, inputs, kind
+from limbeck.data.sieve import MAX_BYTES, Sieve, unusable
+from limbeck.errors import Damaged, DataError
+from limbeck.files import parse_json
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, and where it came from ('file:line')."""
+
+    text: str
+    where: str
+
+
+def read(
+    path: str | Path,
+    *,
+    field: str = "text",
+    split: str = "train",
+    split_at: str | None = None,
+    hostile: Literal["stop", "quarantine"] = "stop",
+    quarantine: Path | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Iterator[Document]:
+    r"""Reads whatever a path names (see inputs.py), in a fixed order.
+
+    split_at: for .txt, a regex; each line it is found in begins a new document and stays in it, but for
+    what a group captures: '^ = [^=]+ = $' keeps WikiText's titles, '^(<\|endoftext\|>)$' drops a mark.
+    """
+    if hostile == "quarantine" and quarantine is None:
+        raise DataError("hostile: quarantine needs a file to list the refused rows in.")
+    sieve = Sieve(quarantine if hostile == "quarantine" else None, max_bytes)
+    return sieved(inputs(path, split), sieve, field=field, split=split, split_at=split_at)
+
+
+def sieved(
+    found: Inputs, sieve: Sieve, *, field: str, split: str, split_at: str | None
+) -> Iterator[Document]:
+    """Like `read`, with a Sieve of the caller's that counts while the rows go by."""
+    if found.hub is not None or found.saved is not None:
+        return _counted(_dataset(found, sieve, field, split), sieve)
+    return _counted(_files(found, sieve, field, _pattern(split_at)), sieve)
+
+
+def _counted(documents: Iterator[Document], sieve: Sieve) -> Iterator[Document]:
+    try:
+        for document in documents:
+            sieve.kept += 1
+            yield document
+    finally:
+        sieve.close()
+
+
+def _pattern(split_at: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if split_at is None else re.compile(split_at)
+    except re.error as reason:
+        raise DataError(
+            f"split_at: {split_at!r} is not a regular expression ({reason})."
+        ) from reason
+
+
+def _files(
+    found: Inputs, sieve: Sieve, field: str, mark: re.Pattern[str] | None
+) -> Iterator[Document]:
+    before = 0
+    for path in found.files:
+        yield from _file(path, sieve, field, mark)
+        # What was counted on the way was bytes of text, of compressed files too many.
+        before += path.stat().st_size
+        sieve.read_bytes = before
+
+
+def _file(path: Path, sieve: Sieve, field: str, mark: re.Pattern[str] | None) -> Iterator[Document]:
+    ending = kind(path)
+    if ending == ".parquet":
+        yield from _parquet(path, sieve, field)
+        return
+    with path.open("rb") as raw:
+        stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if ending.endswith(".gz") else raw)
+        try:
+            if ending.startswith(".jsonl"):
+                yield from _jsonl(path, stream, sieve, field)
+            else:
+                yield from _text(path, stream, sieve, mark)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as reason:
+            raise DataError(f"{path}: damaged or cut off gzip data ({reason}).") from reason
+
+
+def _lines(stream: IO[bytes], sieve: Sieve) -> Iterator[tuple[int, bytes, int]]:
+    r"""Number, bytes and whole size of each line. Lines end at b"\n" and nowhere else.
+
+    Of a line over the limit only its beginning is held, so that memory stays bounded.
+    """
+    number = 0
+    while line := stream.readline(sieve.max_bytes + 2):
+        number += 1
+        size = len(line)
+        while not line.endswith(b"\n") and size > sieve.max_bytes:
+            rest = stream.readline(_PIECE)
+            size += len(rest.removesuffix(b"\n"))
+            if not rest or rest.endswith(b"\n"):
+                break
+        sieve.read_bytes += size
+        yield number, line, size
+
+
+def _jsonl(path: Path, stream: IO[bytes], sieve: Sieve, field: str) -> Iterator[Document]:
+    for number, line, size in _lines(stream, sieve):
+        size -= line.endswith(b"\n")
+        if size > sieve.max_bytes:
+            text, reason = "", f"a line of {size:,} bytes, more than {sieve.max_bytes:,}"
+        else:
+            text, reason = _row(line, field)
+        if reason:
+            sieve.refuse(str(path), number, reason)
+        else:
+            yield Document(text, f"{path}:{number}")
+
+
+def _row(line: bytes, field: str) -> tuple[str, str]:
+    """The text of one line of JSON, and '' or the reason for refusing it."""
+    if not line.strip():
+        return "", "an empty line"
+    try:
+        row = parse_json(line, "")
+    except Damaged as problem:
+        return "", str(problem).removeprefix(": ").removesuffix(".")
+    if not isinstance(row, dict):
+        return "", f"a JSON {type(row).__name__}, not an object"
+    if field not in row:
+        names = ", ".join(ascii(name[:40]) for name in list(row)[:8])
+        return "", f"no field '{field}' (it has: {names})"
+    if not isinstance(row[field], str):
+        return "", f"field '{field}' is {type(row[field]).__name__}, not a string"
+    return row[field], unusable(row[field])
+
+
+def _text(
+    path: Path, stream: IO[bytes], sieve: Sieve, mark: re.Pattern[str] | None
+) -> Iterator[Document]:
+    for number, raw, size in _sections(stream, sieve, mark):
+        text, reason = sieve.decoded(raw)
+        if size > sieve.max_bytes:
+            reason = f"a document of {size:,} bytes, more than {sieve.max_bytes:,}; give split_at"
+        if reason:
+            sieve.refuse(str(path), number, reason)
+        else:
+            yield Document(text, f"{path}:{number}")
+
+
+def _sections(
+    stream: IO[bytes], sieve: Sieve, mark: re.Pattern[str] | None
+) -> Iterator[tuple[int, bytes, int]]:
+    """First line, bytes and whole size of each document in a text file."""
+    begun, size, held = 1, 0, list[bytes]()
+    for number, line, whole in _lines(stream, sieve):
+        if mark is not None and (
+            match := mark.search(line.rstrip(b"\r\n").decode(errors="surrogateescape"))
+        ):
+            if size:
+                yield begun, b"".join(held), size
+            begun, size, held = number, 0, []
+            if match.lastindex:
+                line = _without(line, match)
+                whole = len(line)
+        if size <= sieve.max_bytes:
+            held.append(line)
+        size += whole
+    if size:
+        yield begun, b"".join(held), size
+
+
+def _without(line: bytes, match: re.Match[str]) -> bytes:
+    """The line less what the first group captured; nothing where only its ending is left."""
+    left = match.string[: match.start(1)] + match.string[match.end(1) :]
+    ending = line[len(line.rstrip(b"\r\n")) :]
+    return left.encode(errors="surrogateescape") + ending if left else b""
+
+
+def _parquet(path: Path, sieve: Sieve, field: str) -> Iterator[Document]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet
+    except ImportError as missing:
+        raise DataError(f"{path}: Parquet needs pyarrow: pip install 'limbeck[data]'.") from missing
+    try:
+        # Page checksums are written by many tools, and looked at only when asked for.
+        opened = arrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        columns = opened.schema_arrow
+        if field not in columns.names:
+            raise DataError(f"{path}: no column '{field}'. It has: {', '.join(columns.names)}.")
+        number = 0
+        for batch in opened.iter_batches(batch_size=256, columns=[field]):
+            for value in _cells(batch.column(0), arrow, f"{path}, column '{field}'"):
+                number += 1
+                text, reason = ("", "null") if value is None else sieve.decoded(value)
+                if reason:
+                    sieve.refuse(str(path), number, reason)
+                else:
+                    yield Document(text, f"{path}:{number}")
+    except (arrow.ArrowException, OSError) as problem:
+        raise DataError(f"{path}: cannot be read as Parquet ({problem}).") from problem
+
+
+def _cells(column: Any, arrow: Any, where: str) -> list[bytes | None]:
+    """Strings as bytes, so that one that is not UTF-8 spoils its own row only."""
+    if arrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not (arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type)):
+        raise DataError(f"{where}: holds {column.type}, not strings.")
+    large = arrow.types.is_large_string(column.type)
+    cells: list[bytes | None] = column.cast(
+        arrow.large_binary() if large else arrow.binary()
+    ).to_pylist()
+    return cells
+
+
+def _dataset(found: Inputs, sieve: Sieve, field: str, split: str) -> Iterator[Document]:
+    where = str(found.saved) if found.hub is None else found.hub.name
+    for number, row in enumerate(_opened(found, split, where), 1):
+        if field not in row:
+            raise DataError(f"{where}: no column '{field}'. It has: {', '.join(row)}.")
+        value = row[field]
+        if not isinstance(value, str):
+            sieve.refuse(where, number, f"column '{field}' is {type(value).__name__}, not a string")
+        elif reason := unusable(value):
+            sieve.refuse(where, number, reason)
+        else:
+            yield Document(value, f"{where}:{number}")
+
+
+def _opened(found: Inputs, split: str, where: str) -> Any:
+    """The rows of a dataset, streamed from the Hub at its pinned commit or read from a folder."""
+    try:
+        import datasets
+    except ImportError as missing:
+        raise DataError(f"{where}: a dataset needs: pip install 'limbeck[data]'.") from missing
+    try:
+        if found.hub is None:
+            return datasets.load_from_disk(where)
+        return datasets.load_dataset(
+            found.hub.name,
+            found.hub.config,
+            revision=found.hub.revision,
+            split=split,
+            streaming=True,
+        )
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{where}: split '{split}' cannot be opened ({problem}).") from problem

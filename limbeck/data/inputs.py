@@ -1,0 +1,144 @@
+"""What a path in a recipe names: text files here, a saved dataset, or a dataset on the Hub."""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import DataError
+from limbeck.files import file_digest
+
+KINDS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+SPLITS = ("train", "validation", "valid", "held_out", "test")
+_HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w.-]+))?")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A dataset on the Hugging Face Hub, pinned to one commit."""
+
+    name: str
+    config: str | None
+    revision: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files in the order in which they are read; or a saved dataset folder; or a Hub dataset."""
+
+    files: tuple[Path, ...] = ()
+    saved: Path | None = None
+    hub: Hub | None = None
+
+    def identity(self) -> list[Any]:
+        """What the text is, whatever its path is called: digests, or the commit on the Hub."""
+        if self.hub is not None:
+            return ["hub", self.hub.name, self.hub.config, self.hub.revision]
+        # The kind is told by the ending of the name, so that belongs to the identity.
+        return [[kind(path), file_digest(path)] for path in self.files]
+
+    @property
+    def size(self) -> int | None:
+        """Bytes on disk, where they are known."""
+        if self.hub is not None:
+            return None
+        return sum(path.stat().st_size for path in self.files)
+
+
+def kind(path: Path) -> str:
+    """The ending that says how a file is read, or '' for a file of another kind."""
+    name = path.name.lower()
+    return next((ending for ending in reversed(KINDS) if name.endswith(ending)), "")
+
+
+def inputs(path: str | Path, split: str = "train") -> Inputs:
+    """Finds what a path names: a file, a glob, a folder, or 'owner/name[:config][@revision]'.
+
+    A folder with files or folders named after splits ('train.jsonl', 'test-00000.parquet', 'train/')
+    gives those of `split` only, so that held-out text is never read as training text.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _folder(place, split)
+    if place.is_file():
+        if not kind(place):
+            raise DataError(f"{place}: not a kind of text that is read. {_wanted()}")
+        return Inputs(files=(place,))
+    if any(mark in str(path) for mark in "*?["):
+        # Path.glob takes no absolute pattern.
+        found = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
+        files = tuple(Path(name) for name in found if kind(Path(name)) and Path(name).is_file())
+        if files:
+            return Inputs(files=files)
+        raise DataError(f"{path}: no text file matches this pattern. {_wanted()}")
+    named = _HUB.fullmatch(str(path))
+    if named and not kind(place):
+        return Inputs(hub=_pinned(named["name"], named["config"], named["revision"]))
+    raise DataError(
+        f"{path}: there is no such file or folder (looked in {Path.cwd()}). {_wanted()}"
+    )
+
+
+def _wanted() -> str:
+    return (
+        f"Wanted: a file ({', '.join(KINDS)}), a folder or pattern of those, or a dataset of the "
+        "Hugging Face Hub as 'owner/name', 'owner/name:config' or 'owner/name@revision'."
+    )
+
+
+def _folder(folder: Path, split: str) -> Inputs:
+    if (folder / "dataset_dict.json").is_file():
+        folder = folder / split
+        if not folder.is_dir():
+            raise DataError(f"{folder}: the saved dataset has no split '{split}'.")
+    if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
+        files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
+        return Inputs(files=files, saved=folder)
+    found = sorted(path for path in folder.rglob("*") if kind(path) and path.is_file())
+    files = tuple(p for p in found if not any(x.startswith(".") for x in _parts(p, folder)))
+    if not files:
+        raise DataError(f"{folder}: holds no text file. {_wanted()}")
+    splits = {_split_of(path, folder) for path in files} - {""}
+    if not splits:
+        return Inputs(files=files)
+    chosen = tuple(path for path in files if _split_of(path, folder) == split)
+    if not chosen:
+        raise DataError(
+            f"{folder}: no split '{split}'. It has: {', '.join(sorted(splits))}. "
+            "Correct 'split', or name a file."
+        )
+    return Inputs(files=chosen)
+
+
+def _parts(path: Path, folder: Path) -> tuple[str, ...]:
+    return path.relative_to(folder).parts
+
+
+def _split_of(path: Path, folder: Path) -> str:
+    """'train' for train.jsonl, train-00000-of-00010.parquet and train/0.jsonl; else ''."""
+    for part in _parts(path, folder):
+        word = re.split(r"[-.]", part, maxsplit=1)[0]
+        if word in SPLITS:
+            return word
+    return ""
+
+
+def _pinned(name: str, config: str | None, revision: str | None) -> Hub:
+    """Asks the Hub which commit a branch stands at: prepared text is keyed by content."""
+    if revision and re.fullmatch("[0-9a-f]{40}", revision):
+        return Hub(name, config, revision)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        found = HfApi().dataset_info(name, revision=revision, timeout=20).sha
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as reason:
+        raise DataError(
+            f"{name}: neither a path here (looked in {Path.cwd()}) nor a dataset that the Hugging "
+            f"Face Hub gives now ({type(reason).__name__}). Correct the path, or check the network; "
+            "offline, give a copy in the local cache as 'owner/name@<40 hex digits of its commit>'."
+        ) from reason
+    return Hub(name, config, str(found))
