@@ -11,7 +11,10 @@ import hashlib
 import json
 import math
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from limbeck.errors import Damaged, LimbeckError
 MANIFEST = "manifest.json"
 FORMAT = 1
 _PARTIAL = ".partial-"
+_DAY = 86_400.0
 
 
 def canonical(value: Any) -> bytes:
@@ -57,16 +61,42 @@ def _sync_file(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def _partial(path: Path) -> Path:
+    """Where a path is written before it exists: the name tells which process of which machine writes."""
+    host = digest(platform.node().encode())[:8]
+    return path.with_name(f"{_PARTIAL}{os.getpid()}-{host}-{path.name}")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file so that a reader sees the old bytes or the new ones, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    partial = _partial(path)
     with partial.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def sealed(body: dict[str, Any]) -> bytes:
+    """Canonical JSON of an object that carries its own digest."""
+    return canonical(body | {"sha256": digest(canonical(body))})
+
+
+def parse_sealed(raw: bytes, where: str) -> dict[str, Any]:
+    """The object of `sealed` bytes; one changed byte is refused."""
+    body = parse_json(raw, where)
+    try:
+        same = isinstance(body, dict) and canonical(body) == raw
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can spell it, UTF-8 cannot
+        same = False
+    if not same:
+        raise Damaged(f"{where}: its bytes are not those that were written.")
+    claimed = body.pop("sha256", None)
+    if claimed != digest(canonical(body)):
+        raise Damaged(f"{where}: its digest is {digest(canonical(body))}, it claims {claimed}.")
+    return dict(body)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,13 +161,18 @@ def committed(folder: Path, about: dict[str, Any] | None = None) -> Iterator[Pat
     if folder.exists():
         raise LimbeckError(f"{folder} exists already; what is committed is never written over.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f"{_PARTIAL}{os.getpid()}-{folder.name}")
+    partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
         seal(partial, about)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError as reason:
+            if folder.exists():
+                raise LimbeckError(f"{folder} was committed by another process.") from reason
+            raise
         sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -154,7 +189,7 @@ def seal(folder: Path, about: dict[str, Any] | None = None) -> None:
     for inner in (path for path in folder.rglob("*") if path.is_dir()):
         sync_folder(inner)
     body = {"format": FORMAT, "files": files, "about": about or {}}
-    write_bytes(folder / MANIFEST, canonical(body | {"sha256": digest(canonical(body))}))
+    write_bytes(folder / MANIFEST, sealed(body))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -165,14 +200,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} has no {MANIFEST}: it was never committed, or the file was deleted."
         )
     raw = path.read_bytes()
-    body = parse_json(raw, str(path))
-    if not isinstance(body, dict) or canonical(body) != raw:
-        raise Damaged(f"{path}: its bytes are not those that were written.")
-    claimed = body.pop("sha256", None)
-    if claimed != digest(canonical(body)):
-        raise Damaged(f"{path}: its digest is {digest(canonical(body))}, it claims {claimed}.")
-    if body["format"] != FORMAT:
-        raise Damaged(f"{path}: written in format {body['format']}, this program reads {FORMAT}.")
+    body = parse_sealed(raw, str(path))
+    if body.get("format") != FORMAT:
+        raise Damaged(f"{path}: format {body.get('format')} found, this program reads {FORMAT}.")
     return Manifest(folder, body["files"], body["about"])
 
 
@@ -198,7 +228,39 @@ def verify(folder: Path) -> Manifest:
 def sweep(folder: Path) -> None:
     """Removes what killed processes left half written in a folder that this process owns."""
     for left in folder.glob(f"{_PARTIAL}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
+        _remove(left)
+
+
+def sweep_abandoned(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder that others may be writing in now.
+
+    Call it before this process writes there. A process of this machine is asked for; what another machine left is
+    removed once nobody touched it for a day.
+    """
+    host = digest(platform.node().encode())[:8]
+    for left in folder.glob(f"{_PARTIAL}*"):
+        found = re.match(rf"{re.escape(_PARTIAL)}(\d+)-([0-9a-f]{{8}})-", left.name)
+        if found and found[2] == host:
+            writing = int(found[1]) != os.getpid() and _alive(int(found[1]))
         else:
-            left.unlink()
+            writing = time.time() - left.lstat().st_mtime < _DAY
+        if not writing:
+            _remove(left)
+
+
+def _remove(left: Path) -> None:
+    """Removes a file or folder that another sweeper may be removing too."""
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
