@@ -1,0 +1,171 @@
+"""Documents -> ids and byte lengths; and a tokenizer's fingerprint, taken by running it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
+
+from limbeck.errors import DataError, ModelError
+from limbeck.files import canonical
+
+Ids = NDArray[np.int64]
+Encoder = Callable[[Sequence[str]], list[tuple[Ids, Ids]]]
+
+# Not every control string is flagged as special: Qwen3 lists <think> and <|fim_prefix|> as plain added tokens.
+_CONTROL = re.compile(r"(?s)(<.+>|\[.+\]|\{.+\})")
+
+PROBES = (
+    "",
+    " ",
+    "The alembic stands over the fire; drop by drop, what is light is kept.",
+    "Numbers 7 42 365 1024 65536 3.14159 1,000,000 -1 0x1F 1e-5 00012  3   45",
+    "  two   three    four     five\t\ttabs\n\n\nlines\r\nreturn \n end  ",
+    "def f(x: int) -> str:\n    return f'{x!r:>10}'  # why\n\tif (a&&b) { c[i]++; } /* ok */",
+    "I'm you're it's WE'LL don't THEY'VE o'clock 'quoted' \u201ccurly\u201d \u2014 dash\u2026",
+    "caf\u00e9 cafe\u0301 \u212bngstr\u00f6m \ufb01ne \u00bd \u2460 \u00df \u0130\u0131 \u1e9e",
+    "\u84b8\u7559\u5668\u3067\u84b8\u7559\u3059\u308b \uc99d\ub958\uae30 \u05d0\u05d1\u05d2 "
+    "\u0627\u0644\u0625\u0646\u0628\u064a\u0642 \u0e2b\u0e21\u0e49\u0e2d \u0939\u093f\u0928\u094d\u0926\u0940 \u041a\u0443\u0431",
+    "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1eb\U0001f1f7 \u200b\u00a0\u2028\u2029\u0085\ufeff|",
+    "https://example.org/a?b=c&d=%20#e user@example.org ~/path_to/File-Name.tar.gz <b>x</b>",
+    "a" * 300 + " " * 70 + "-" * 70 + "=" * 33 + "\n" * 9,
+)
+
+
+def _backend(tokenizer: Any) -> Tokenizer:
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: a tokenizer in Python gives no offsets. Wanted: one that has a "
+            "tokenizer.json; convert it with transformers.AutoTokenizer and save it again."
+        )
+    copied: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return copied
+
+
+def plain(tokenizer: Any) -> Tokenizer:
+    """A copy that takes control strings in a text ('<|im_end|>') for the characters they are."""
+    return _split(_backend(tokenizer), tokenizer)
+
+
+def _split(copied: Tokenizer, tokenizer: Any) -> Tokenizer:
+    known = set(tokenizer.all_special_tokens)
+    added = copied.get_added_tokens_decoder().values()
+    for token in [t for t in added if not t.special]:
+        if token.content in known or _CONTROL.fullmatch(token.content):
+            copied.add_special_tokens([_flagged(token)])
+    copied.encode_special_tokens = True
+    return copied
+
+
+def _flagged(token: AddedToken) -> AddedToken:
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=True,
+    )
+
+
+def encoder(tokenizer: Any) -> Encoder:
+    """A function from texts to (ids, byte lengths), each int64 (tokens,), made once for many calls.
+
+    No special token is added, none is read out of the text. The byte lengths of a document sum to the
+    UTF-8 bytes of its text: of pieces that share a character the first takes it, and what the tokenizer
+    drops counts for the token after it.
+    """
+    backend = plain(tokenizer)
+
+    def encode_texts(texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
+        found = backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(one.ids, dtype=np.int64), _byte_lengths(text, one.offsets))
+            for text, one in zip(texts, found, strict=True)
+        ]
+
+    return encode_texts
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
+    """(ids, byte lengths) of each text; see `encoder`, which is faster for more than one call."""
+    return encoder(tokenizer)(texts)
+
+
+def _byte_lengths(text: str, offsets: list[tuple[int, int]]) -> Ids:
+    """UTF-8 bytes of each token, from character offsets: int64 (tokens,)."""
+    if not offsets:
+        return np.zeros(0, dtype=np.int64)
+    ends = np.array(offsets, dtype=np.int64)[:, 1]
+    if not text.isascii():
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000).astype(np.int64)
+        ends = np.concatenate([[0], np.cumsum(widths)])[ends]
+    total = len(text.encode())
+    covered = np.maximum.accumulate(ends)
+    covered[-1] = total
+    lengths: Ids = np.diff(covered, prepend=0)
+    return lengths
+
+
+def separator_id(tokenizer: Any, separator: str) -> int:
+    """The id that ends a document: 'eos', or the spelling of one token.
+
+    The two can differ: an instruct model's eos ends a turn (<|im_end|>, <|eot_id|>), while documents were
+    separated by another token in its pre-training (<|endoftext|>, <|end_of_text|>).
+    """
+    if separator == "eos":
+        if tokenizer.eos_token_id is None:
+            raise DataError(
+                f"{tokenizer.name_or_path}: has no eos token to separate documents with. "
+                "Give 'separator' one of its tokens."
+            )
+        return int(tokenizer.eos_token_id)
+    found = tokenizer.get_vocab().get(separator)
+    if found is None:
+        special = ", ".join(tokenizer.all_special_tokens)
+        raise DataError(
+            f"separator: {separator!r} is not one token of {tokenizer.name_or_path}. "
+            f"Its special tokens are: {special}."
+        )
+    return int(found)
+
+
+def largest_id(tokenizer: Any) -> int:
+    """The largest id that the tokenizer can give."""
+    return int(max(tokenizer.get_vocab().values()))
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of what a tokenizer does: its ids, its special ids, and how it encodes.
+
+    Each piece of the vocabulary is decoded and encoded again, so that a changed merge shows. No name, path
+    or library version is in it: the same behaviour has the same fingerprint, another has another.
+    """
+    backend, vocab = _backend(tokenizer), tokenizer.get_vocab()
+    special = {
+        name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")
+    }
+    found = hashlib.sha256()
+    found.update(canonical(sorted((i, token) for token, i in vocab.items())))
+    found.update(canonical([special, sorted(tokenizer.all_special_ids)]))
+    added = [token.content for token in backend.get_added_tokens_decoder().values()]
+    probes = [*PROBES, *(f"a{token} {token}\n b" for token in added)]
+    pieces = backend.decode_batch([[i] for i in sorted(vocab.values())], skip_special_tokens=False)
+
+    def ran(texts: Sequence[str], whole: bool) -> None:
+        for one in backend.encode_batch_fast(texts, add_special_tokens=whole):
+            found.update(np.array([len(one.ids), *one.ids], dtype="<i8").tobytes())
+
+    ran(probes, whole=True)
+    ran([*probes, *pieces], whole=False)
+    _split(backend, tokenizer)
+    ran(probes, whole=False)
+    return found.hexdigest()
