@@ -30,6 +30,7 @@ class Progress:
     show: Callable[[Progress], None]
     clock: Callable[[], float] = time.monotonic
     done: int = 0
+    before: int = 0
     begun: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class Progress:
 
     def line(self) -> str:
         """'120 of 400 (30 %), 12/s, 10 s, 23 s left'."""
-        rate = self.done / self.seconds if self.seconds > 0 else 0.0
+        rate = (self.done - self.before) / self.seconds if self.seconds > 0 else 0.0
         speed = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
         if not self.total:
             return f"{self.done:,}, {speed}, {span(self.seconds)}"
@@ -59,15 +60,16 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(
-    description: str, total: int | None = None, *, stream: TextIO | None = None
+    description: str, total: int | None = None, *, done: int = 0, stream: TextIO | None = None
 ) -> Iterator[Progress]:
-    """Counts a piece of work on standard error.
+    """Counts a piece of work on standard error. done: what an earlier process did of it already.
 
     with progress("tokenize", total=400) as bar: bar.advance(3)
     """
     out = sys.stderr if stream is None else stream
     shown = _bar if out.isatty() else _lines
     with shown(description, total, out) as counter:
+        counter.done = counter.before = done
         yield counter
 
 
@@ -103,3 +105,9 @@ def _lines(description: str, total: int | None, out: TextIO) -> Iterator[Progres
     yield counter
     out.write(f"{description}: {counter.line()}\n")
     out.flush()
+
+
+def say(text: str) -> None:
+    """One line on standard error, beside the bars."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -238,6 +238,7 @@ class Recipe(Frozen):
     seed: int = Field(default=0, ge=0)
     teacher: Part | None = None
     student: Part
+    tokenizer: str | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
     control: bool = False
     compute: Compute = Compute()

@@ -172,12 +172,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Materials:
-    """What a student function may need besides the teacher.
+    """What a student is made of. Nothing is loaded before a student asks for it.
 
-    load: (name, revision) -> model; on the meta device when a run is only shown. text: rows to look at.
+    teacher: gives the teacher model, or None where no model is named. load: (name, revision) -> model. Both stand
+    on the meta device when a run is only shown. config: the teacher's. text: rows that a student may look at.
     """
 
+    teacher: Callable[[], Any]
     load: Callable[[str, str | None], Any]
+    config: Any = None
     text: Source | None = None
 
 

@@ -11,7 +11,6 @@ from limbeck.types import Materials
 
 
 def adapters(
-    teacher: PreTrainedModel | None,
     materials: Materials,
     *,
     model: str | None = None,
@@ -28,8 +27,8 @@ def adapters(
         from peft import LoraConfig, get_peft_model
     except ImportError as reason:
         raise LimbeckError("student.adapters needs peft: pip install 'limbeck[lora]'.") from reason
-    name = model or (teacher.config.name_or_path if teacher is not None else None)
-    if not name:
+    origin = materials.load(model, None) if model else materials.teacher()
+    if origin is None:
         raise RecipeError("student.adapters: there is no teacher to adapt; give 'model'.")
     config = LoraConfig(
         r=rank,
@@ -39,7 +38,7 @@ def adapters(
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(materials.load(name, None), config)
+        return get_peft_model(origin, config)
     except ValueError as reason:
         raise RecipeError(f"student.adapters: peft cannot place adapters: {reason}") from reason
 

@@ -8,15 +8,13 @@ from limbeck.types import Materials
 
 
 def pretrained(
-    teacher: PreTrainedModel | None,
     materials: Materials,
     *,
     model: str,
     revision: str | None = None,
 ) -> PreTrainedModel:
-    """The causal language model of a folder or hub name, whole. The teacher is not looked at.
+    """The causal language model of a folder or hub name, whole.
 
     Its tokenizer must be the teacher's wherever an objective compares the two token by token.
     """
-    del teacher
     return materials.load(model, revision)

@@ -18,7 +18,6 @@ LOOKED_AT = 8
 
 
 def pruned(
-    teacher: PreTrainedModel | None,
     materials: Materials,
     *,
     layers: int | list[int],
@@ -30,7 +29,7 @@ def pruned(
     layers: how many, or which. choose: how a number is turned into layers: `even` keeps first and last and
     spreads the rest, `importance` keeps those with the highest block importance on the stage's text.
     """
-    origin = materials.load(model, None) if model else teacher
+    origin = materials.load(model, None) if model else materials.teacher()
     if origin is None:
         raise RecipeError("student.pruned: there is no teacher to prune; give 'model'.")
     depth = len(layout.layers(origin))

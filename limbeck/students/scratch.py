@@ -15,7 +15,6 @@ from limbeck.types import Materials
 
 
 def scratch(
-    teacher: PreTrainedModel | None,
     materials: Materials,
     *,
     config: str | dict[str, Any],
@@ -25,11 +24,10 @@ def scratch(
     Vocabulary and special ids are the teacher's where the config does not give them. The weights are drawn
     from torch's global generator, which the run seeds before it builds a student.
     """
-    del materials
     values = dict(files.read_json(_existing(config)) if isinstance(config, str) else config)
-    if teacher is not None:
+    if materials.config is not None:
         for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"):
-            values.setdefault(key, getattr(teacher.config, key))
+            values.setdefault(key, getattr(materials.config, key, None))
     if "model_type" not in values:
         raise RecipeError(
             "student.scratch.config: 'model_type' is not given; wanted such as 'llama'."

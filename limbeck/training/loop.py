@@ -157,8 +157,7 @@ def run(loop: Loop) -> None:
     """Steps until the budget is used, saving on the way and at the end. Raises Interrupted when asked to stop."""
     loop.step_module.train()
     shown = f"{loop.title or loop.stage.name} (steps)"
-    with progress(shown, loop.steps) as bar:
-        bar.advance(loop.step)
+    with progress(shown, loop.steps, done=loop.step) as bar:
         while loop.step < loop.steps:
             if parallel.anywhere(loop.stop(), loop.world.device):
                 _save(loop)

@@ -25,11 +25,13 @@ def peak_gigabytes(device: torch.device) -> float:
 class Log:
     """The lines of log.jsonl. After a resume, lines beyond the resumed step are dropped first."""
 
-    def __init__(self, path: Path, *, resumed_at: int, stage: str) -> None:
+    def __init__(self, path: Path, *, resumed_at: int, stage: str, writes: bool = True) -> None:
         self.path = path
         self.stage = stage
         self._since = time.perf_counter()
         self._tokens = 0
+        if not writes:
+            return
         kept = [line for line in read(path) if line["stage"] != stage or line["step"] <= resumed_at]
         files.write_bytes(path, b"".join(_line(entry) for entry in kept))
 

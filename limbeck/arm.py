@@ -1,0 +1,198 @@
+"""One arm of a run: a student trained through every stage of a recipe, from where it was left."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from limbeck import assembly, loading
+from limbeck.assembly import Ground
+from limbeck.errors import LimbeckError, RecipeError
+from limbeck.folder import Folder
+from limbeck.models import layout
+from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.progress import say
+from limbeck.recipe import Recipe, Stage
+from limbeck.training import checkpoint, loop, optim, parallel
+from limbeck.training.meter import Log
+from limbeck.training.step import Step
+from limbeck.types import Source, Teacher
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained, where it is kept, and with whom. title: 'student' or 'control'."""
+
+    base: Ground
+    folder: Folder
+    title: str
+    world: parallel.World
+    teacher: Callable[[], Teacher | None]
+    stop: Callable[[], bool]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of this arm."""
+        return self.base.recipe
+
+    def checkpoints(self, index: int) -> Path:
+        """Where a stage's checkpoints lie."""
+        return self.folder.checkpoints(index, self.recipe.stages[index].name)
+
+
+def last_step(arm: Arm, index: int) -> int:
+    """The number of steps of a stage."""
+    stage = arm.recipe.stages[index]
+    length = assembly.stage_source(arm.base, stage).length
+    return stage.budget.steps(stage.rows_per_step * length)
+
+
+def finished(arm: Arm) -> Path | None:
+    """The final checkpoint of the last stage, or None where there is still work."""
+    index = len(arm.recipe.stages) - 1
+    final = arm.checkpoints(index) / f"{last_step(arm, index):06d}"
+    return final if final.is_dir() else None
+
+
+def train(arm: Arm) -> None:
+    """Trains every stage that is not finished yet."""
+    for index, stage in enumerate(arm.recipe.stages):
+        loop.check_split(stage, arm.world)
+        final = arm.checkpoints(index) / f"{last_step(arm, index):06d}"
+        if final.is_dir() and arm.recipe.resume == "auto":
+            say(f"{arm.title}: stage {stage.name} is done ({final}).")
+        else:
+            _stage(arm, index)
+
+
+def trainable(student: PreTrainedModel, stage: Stage) -> set[str]:
+    """The names of parameters that a stage trains: its patterns among those the student offers."""
+    offered = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
+    found = {n for n in offered if any(fnmatch.fnmatchcase(n, p) for p in stage.train)}
+    if not found:
+        raise RecipeError(
+            f"stage {stage.name}: train {list(stage.train)} matches no parameter; such as {offered[:3]}."
+        )
+    return found
+
+
+def _stage(arm: Arm, index: int) -> None:
+    recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
+    source = assembly.stage_source(arm.base, stage)
+    student = assembly.student(arm.base, source)
+    kept = {f"student.{n}" for s in recipe.stages[: index + 1] for n in trainable(student, s)}
+    trained = trainable(student, stage)
+    if recipe.compute.activation_checkpointing:
+        student.gradient_checkpointing_enable({"use_reentrant": False})
+    step = Step(student.to(world.device), vocab=arm.base.vocab, chunk=recipe.compute.chunk)
+    if index > 0:
+        before = arm.checkpoints(index - 1) / f"{last_step(arm, index - 1):06d}"
+        checkpoint.load(before, step, None, world=world)
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name in trained)
+    parallel.shard(step, layout.layers(student), world, arm.base.dtype)
+    adam = optim.adamw(step, stage.optimizer)
+    state = _resumed(arm, index, step, adam)
+    job = loop.Loop(
+        step_module=step,
+        adam=adam,
+        source=source,
+        stage=stage,
+        functions=[loading.checked(term, "objectives", "objective")[0] for term in stage.terms],
+        teacher=arm.teacher(),
+        world=world,
+        seed=recipe.seed,
+        save=_saver(arm, index, step, adam, kept),
+        log=Log(arm.folder.log, resumed_at=state["step"], stage=stage.name, writes=world.first),
+        stop=arm.stop,
+        checkpoint_every=recipe.checkpoints.every,
+        log_every=recipe.log_every,
+        step=state["step"],
+        tokens=state["tokens"],
+        title=f"{arm.title}, {stage.name}",
+        saved_at=state["step"] or -1,
+    )
+    loop.run(job)
+
+
+def _resumed(arm: Arm, index: int, step: Step, adam: torch.optim.Optimizer) -> dict[str, int]:
+    """Fills step and optimizer from the checkpoint that `resume` asks for. Returns where it stood."""
+    folder, wanted = arm.checkpoints(index), arm.recipe.resume
+    here: Path | None = None
+    if wanted == "auto":
+        here, reasons = checkpoint.newest(folder)
+        for reason in reasons:
+            say(f"{arm.title}: passed over a checkpoint: {reason}")
+    elif wanted != "none":
+        here = Path(wanted)
+    elif checkpoint.found(folder):
+        raise LimbeckError(
+            f"resume is 'none', but {folder} holds checkpoints. Give the run another name, or remove them."
+        )
+    if here is None:
+        return {"step": 0, "tokens": 0}
+    state = checkpoint.load(here, step, adam, world=arm.world)
+    stage = arm.recipe.stages[index].name
+    if state["stage"] != stage:
+        raise LimbeckError(f"{here} is of stage {state['stage']}; wanted one of {stage}.")
+    say(f"{arm.title}: goes on from {here}.")
+    return {"step": state["step"], "tokens": state["tokens"]}
+
+
+def _saver(
+    arm: Arm, index: int, step: Step, adam: torch.optim.Optimizer, kept: set[str]
+) -> loop.Save:
+    folder, keep = arm.checkpoints(index), arm.recipe.checkpoints
+    judges = assembly.held_out(arm.base) if keep.keep_best else None
+
+    def save(number: int, tokens: int) -> None:
+        state = {
+            "step": number,
+            "tokens": tokens,
+            "stage": arm.recipe.stages[index].name,
+            "score": held_out_loss(step, judges, keep.held_out_rows, arm.world) if judges else None,
+            "seed": arm.recipe.seed,
+            "threads": torch.get_num_threads(),
+        }
+        target = folder / f"{number:06d}"
+        checkpoint.save(target, step, adam, state, kept=kept, world=arm.world)
+        if arm.world.first:
+            checkpoint.prune(folder, keep_last=keep.keep_last, keep_best=keep.keep_best)
+
+    return save
+
+
+@torch.no_grad()
+def held_out_loss(step: Step, source: Source, rows: int, world: parallel.World) -> float:
+    """Cross-entropy in nats per token over the first rows of held-out text, the same on every rank."""
+    step.eval()
+    nats, weight = 0.0, 0.0
+    for row in range(min(rows, source.rows)):
+        batch = source.batch([row]).to(world.device)
+        _, sums = step(batch, None, [cross_entropy], [1.0])
+        nats += float(sums[0])
+        weight += float(batch.weights.sum())
+    step.train()
+    return nats / max(weight, 1e-12)
+
+
+def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:
+    """The student of the final checkpoint as a plain model, and the tokens it was trained on."""
+    final = finished(arm)
+    if final is None:
+        raise LimbeckError(f"{arm.folder.path}: the {arm.title} is not trained to its end yet.")
+    source = assembly.stage_source(arm.base, arm.recipe.stages[-1])
+    student = assembly.student(arm.base, source)
+    step = Step(student, vocab=arm.base.vocab)
+    plain = parallel.World(0, 1, torch.device("cpu"))
+    checkpoint.load(final, step, None, world=plain)
+    tokens = sum(
+        last_step(arm, i) * s.rows_per_step * assembly.stage_source(arm.base, s).length
+        for i, s in enumerate(arm.recipe.stages)
+    )
+    return assembly.finisher(arm.recipe)(student), tokens

@@ -1,0 +1,183 @@
+"""From a recipe to its live parts: tokenizer, vocabulary, sources, teacher, student."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limbeck import loading
+from limbeck.cache.format import CacheAbout
+from limbeck.data.tokenize import tokenizer_fingerprint
+from limbeck.errors import ModelError, RecipeError
+from limbeck.models import load, place
+from limbeck.recipe import Part, Recipe, Stage
+from limbeck.types import Materials, Source, Teacher
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as a recipe names it."""
+
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every part of a run stands on. vocab: ids that both models share, their tokenizer's own."""
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_print: str
+    vocab: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def teacher_model(recipe: Recipe) -> Model | None:
+    """The model behind the teacher, where the recipe names one."""
+    return _model_of(recipe.teacher)
+
+
+def _model_of(part: Part | None) -> Model | None:
+    options = part.options if part else {}
+    return Model(options["model"], options.get("revision")) if options.get("model") else None
+
+
+def ground(recipe: Recipe) -> Ground:
+    """Tokenizer, vocabulary and device of a recipe; models that do not fit one another are refused here."""
+    teacher, student = teacher_model(recipe), _model_of(recipe.student)
+    named = Model(recipe.tokenizer) if recipe.tokenizer else None
+    origin = named or teacher or student
+    if origin is None:
+        raise RecipeError("No model names a tokenizer: set 'tokenizer' to a folder or a hub name.")
+    tokenizer = load.load_tokenizer(origin.name, revision=origin.revision)
+    mark = tokenizer_fingerprint(tokenizer)
+    ids = max(tokenizer.get_vocab().values()) + 1
+    for role, model in (("teacher", teacher), ("student", student)):
+        if model and model != origin:
+            _same_tokenizer(role, model, origin, mark)
+        if model:
+            room = load.load_config(model.name, revision=model.revision).vocab_size
+            if room < ids:
+                raise ModelError(
+                    f"{role} {model.name} has {room:,} ids, the tokenizer of {origin.name} has {ids:,}."
+                )
+    device = place.device_of(recipe.compute.device)
+    return Ground(
+        recipe, tokenizer, mark, ids, device, place.dtype_of(recipe.compute.dtype, device)
+    )
+
+
+def _same_tokenizer(role: str, model: Model, origin: Model, mark: str) -> None:
+    found = tokenizer_fingerprint(load.load_tokenizer(model.name, revision=model.revision))
+    if found != mark:
+        raise ModelError(
+            f"The {role}'s tokenizer ({model.name}, {found[:12]}) is not that of {origin.name} ({mark[:12]}): "
+            "they give other ids or have other words. Token by token they cannot be compared; choose models "
+            "of one family."
+        )
+
+
+def source(base: Ground, part: Part, where: str, *, shuffled: bool = True) -> Source:
+    """The rows of a source, in the order of the recipe's seed."""
+    function, options = loading.checked(part, "sources", where)
+    options.setdefault("seed", base.recipe.seed)
+    if not shuffled:
+        options["shuffled"] = False
+    found: Source = function(base.tokenizer, **options)
+    return found
+
+
+def stage_source(base: Ground, stage: Stage) -> Source:
+    """The rows that a stage reads."""
+    return source(base, stage.source, f"stage {stage.name}: source")
+
+
+def held_out(base: Ground) -> Source | None:
+    """The rows that judge, in their own order."""
+    if base.recipe.evaluate is None:
+        return None
+    return source(base, base.recipe.evaluate.source, "evaluate.source", shuffled=False)
+
+
+def load_teacher(base: Ground) -> PreTrainedModel | None:
+    """The teacher's model in the numbers that the run computes with, or None where none is named."""
+    model = teacher_model(base.recipe)
+    if model is None:
+        return None
+    found = load.load_model(model.name, revision=model.revision, dtype=base.dtype).to(base.device)
+    return found.eval().requires_grad_(False)
+
+
+def cache_about(base: Ground, length: int) -> CacheAbout:
+    """What a cache must have been recorded from, to serve the recipe's cached teacher."""
+    assert base.recipe.teacher is not None
+    options = base.recipe.teacher.options
+    model = teacher_model(base.recipe)
+    if model is None:
+        raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
+    return CacheAbout(
+        teacher=load.fingerprint(model.name, model.revision),
+        teacher_name=model.name,
+        tokenizer=base.tokenizer_print,
+        vocab=base.vocab,
+        k=min(options.get("k", 64), base.vocab),
+        length=length,
+        logprobs=options.get("logprobs", "float32"),
+    )
+
+
+def teacher(base: Ground) -> Teacher | None:
+    """The recipe's teacher, ready to be asked."""
+    part = base.recipe.teacher
+    if part is None:
+        return None
+    function, options = loading.checked(part, "teachers", "teacher")
+    shared: dict[str, Any] = {"vocab": base.vocab, "tokenizer": base.tokenizer_print}
+    shared |= {"device": str(base.device), "dtype": str(base.dtype).removeprefix("torch.")}
+    known = loading.names.options(function)
+    found: Teacher = function(
+        **{k: v for k, v in shared.items() if k in known and k not in options}, **options
+    )
+    return found
+
+
+def student(base: Ground, text: Source | None, *, on_meta: bool = False) -> PreTrainedModel:
+    """The student before training: a pure function of the recipe, so that both arms start alike."""
+    function, options = loading.checked(base.recipe.student, "students", "student")
+    master = torch.float64 if base.dtype == torch.float64 else torch.float32
+    model = teacher_model(base.recipe)
+
+    def loaded(name: str, revision: str | None) -> PreTrainedModel:
+        if on_meta:
+            return load.build_on_meta(load.load_config(name, revision=revision))
+        return load.load_model(name, revision=revision, dtype=master)
+
+    materials = Materials(
+        teacher=lambda: loaded(model.name, model.revision) if model else None,
+        load=loaded,
+        config=load.load_config(model.name, revision=model.revision) if model else None,
+        text=text,
+    )
+    torch.manual_seed(base.recipe.seed)
+    made: PreTrainedModel = function(materials, **options)
+    for name, parameter in made.named_parameters():
+        if parameter.requires_grad and parameter.dtype != master:
+            raise ModelError(
+                f"student: {name} is {parameter.dtype}; training needs {master} masters."
+            )
+    return made
+
+
+def finisher(recipe: Recipe) -> Callable[[Any], PreTrainedModel]:
+    """What makes a plain model of the trained student: its family member's `finish`, or nothing."""
+    function, _ = loading.checked(recipe.student, "students", "student")
+    module = sys.modules[function.__module__]
+    found: Callable[[Any], PreTrainedModel] = vars(module).get("finish", lambda model: model)
+    return found

@@ -1,0 +1,92 @@
+"""The run directory: where each thing lies, who owns it, and which recipe it belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from limbeck import files
+from limbeck.errors import LimbeckError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run, or the control arm inside one: the same layout, one level down."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The complete recipe, after overrides."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def log(self) -> Path:
+        """One JSON line a logged step."""
+        return self.path / "log.jsonl"
+
+    @property
+    def export(self) -> Path:
+        """The student as a Hugging Face folder."""
+        return self.path / "export"
+
+    @property
+    def control(self) -> Folder:
+        """The control arm, a run in itself."""
+        return Folder(self.path / "control")
+
+    def checkpoints(self, index: int, stage: str) -> Path:
+        """The checkpoints of a stage, counted from 0."""
+        return self.path / "stages" / f"{index + 1}-{stage}" / "checkpoints"
+
+    def evaluation(self, measure: str) -> Path:
+        """The figures of one measure."""
+        return self.path / "evaluation" / f"{measure}.json"
+
+    def begin(self, recipe: str) -> None:
+        """Claims the folder for a recipe; a folder that holds another recipe is refused."""
+        if self.recipe.is_file() and self.recipe.read_text(encoding="utf-8") != recipe:
+            raise LimbeckError(
+                f"{self.path} holds a run of another recipe:\n{_difference(self.recipe, recipe)}\n"
+                "Give this one another name (name=…), or remove that folder."
+            )
+        files.write_bytes(self.recipe, recipe.encode())
+
+
+def _difference(path: Path, recipe: str) -> str:
+    before, after = path.read_text(encoding="utf-8").splitlines(), recipe.splitlines()
+    changed = [f"  there: {line.strip()}" for line in before if line not in after]
+    changed += [f"  here:  {line.strip()}" for line in after if line not in before]
+    return "\n".join(changed[:8]) or "  the same lines in another order"
+
+
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Keeps a second process out of a run's folder; the system frees it when this process ends."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as reason:
+        raise LimbeckError(
+            f"{path} is in use by another process. Wait for it, stop it, or give this run another name."
+        ) from reason
+    try:
+        for folder in (path, path / "control"):
+            if folder.is_dir():
+                files.sweep(folder)
+                for inner in folder.glob("stages/*/checkpoints"):
+                    files.sweep(inner)
+        yield
+    finally:
+        lock.release()
+
+
+def private() -> None:
+    """What a run writes is for its owner alone."""
+    os.umask(0o077)
