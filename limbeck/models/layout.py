@@ -1,0 +1,228 @@
+"""Where the trunk, the blocks, the last norm and the head of a model stand, in every family.
+
+The head is more than a matrix: Gemma 2 soft-caps its logits, Cohere and Granite scale them, Phi has a bias.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from limbeck.errors import ModelError
+from limbeck.types import Batch
+
+_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm")
+_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+# Families whose packed documents were seen to stay apart (tests/models/test_layout.py). In transformers 5.23 OPT,
+# XGLM, BioGPT and GPT-OSS let them see one another, and every recurrent layer carries its state across.
+PACKING = frozenset(
+    [
+        "apertus",
+        "arcee",
+        "cohere",
+        "cohere2",
+        "ernie4_5",
+        "exaone4",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm",
+        "glm4",
+        "gpt2",
+        "gpt_neox",
+        "gptj",
+        "granite",
+        "granitemoe",
+        "helium",
+        "llama",
+        "mistral",
+        "mixtral",
+        "nemotron",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Hidden states (tokens, width) to logits (tokens, vocab), with the model's own live parameters.
+
+    weight: (rows, width), bias: (rows,) or None, where rows may exceed vocab by padded ids, which are cut.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    vocab: int
+
+    def finish(self, raw: Tensor) -> Tensor:
+        """Logits (tokens, vocab) in float32 or float64 from hidden @ weight.T (+ bias), (tokens, rows)."""
+        logits = raw[..., : self.vocab]
+        if logits.dtype != torch.float64:
+            logits = logits.float()  # scale and soft-cap in float32, also of bf16 products
+        if self.scale != 1:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits (tokens, vocab) of hidden states (tokens, width)."""
+        return self.finish(nn.functional.linear(hidden, self.weight, self.bias))
+
+
+def head(model: nn.Module, *, vocab: int | None = None) -> Head:
+    """The output head of a causal language model; `vocab` keeps only the first ids, those of the tokenizer."""
+    plain = plain_model(model)
+    last = plain.get_output_embeddings()
+    name = type(plain).__name__
+    if not isinstance(last, nn.Linear):
+        raise ModelError(
+            f"{name}: its output head is a {type(last).__name__}; wanted a plain linear layer. "
+            "Leave lm_head out of the adapter's modules, or load a model for causal language modelling."
+        )
+    rows = last.weight.shape[0]
+    if vocab is not None and not 0 < vocab <= rows:
+        raise ModelError(
+            f"{name}: {vocab:,} ids are wanted, its head has {rows:,}. Use the tokenizer of this model."
+        )
+    scale, softcap = _finishing(plain.config)
+    return Head(last.weight, last.bias, scale, softcap, vocab or rows)
+
+
+def plain_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself, also from inside a PEFT adapter."""
+    inside = getattr(model, "get_base_model", None)
+    found = model if inside is None else inside()
+    if not isinstance(found, PreTrainedModel):
+        raise ModelError(
+            f"A {type(found).__name__} was given; wanted a transformers model for causal language modelling."
+        )
+    return found
+
+
+def trunk(model: nn.Module) -> nn.Module:
+    """The part that gives the last hidden states, after the final norm."""
+    plain = plain_model(model)
+    found: nn.Module = plain.base_model
+    if found is plain:
+        raise ModelError(
+            f"{type(plain).__name__} has no trunk apart from its head; wanted a ...ForCausalLM class."
+        )
+    return found
+
+
+def layers(model: nn.Module) -> nn.ModuleList:
+    """The blocks, in order."""
+    inner = trunk(model)
+    count = plain_model(model).config.get_text_config().num_hidden_layers
+    for module in inner.children():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"{type(inner).__name__}: no list of {count} blocks was found in it.")
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """The norm between the last block and the head."""
+    inner = trunk(model)
+    for name, module in inner.named_children():
+        if name in _NORMS:
+            return module
+    raise ModelError(
+        f"{type(inner).__name__}: none of {', '.join(_NORMS)} is in it, so its last norm is unknown."
+    )
+
+
+def hidden(model: nn.Module, batch: Batch) -> Tensor:
+    """The last hidden states (tokens, width), each document seeing only itself.
+
+    No attention_mask and no cache: with either, transformers 5.23 lets packed documents see one another.
+    Families that are not in PACKING get each document as a row of its own, so that a tap sees those rows.
+    """
+    inner = trunk(model)
+    apart = leaks(model) and bool((batch.document_ids[:, 1:] != batch.document_ids[:, :-1]).any())
+    if apart:
+        return _hidden_apart(inner, batch)
+    return _forward(inner, batch.input_ids, batch.position_ids).flatten(0, 1)
+
+
+def leaks(model: nn.Module) -> bool:
+    """Whether packed documents might see one another in the plain forward of this family."""
+    return plain_model(model).config.get_text_config().model_type not in PACKING
+
+
+def _takes_positions(inner: nn.Module) -> bool:
+    return "position_ids" in inspect.signature(inner.forward).parameters
+
+
+def _forward(inner: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """Hidden states (batch, time, width)."""
+    if _takes_positions(inner):
+        output = inner(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+    else:
+        output = inner(input_ids=input_ids, use_cache=False)
+    found: Tensor = output.last_hidden_state
+    return found
+
+
+def _hidden_apart(inner: nn.Module, batch: Batch) -> Tensor:
+    """Hidden states (tokens, width) of documents run one a row, padded on the right, where no token looks.
+
+    One forward, not one a document: under sharding every rank must gather the parameters equally often.
+    """
+    first = torch.ones_like(batch.document_ids, dtype=torch.bool)
+    first[:, 1:] = batch.document_ids[:, 1:] != batch.document_ids[:, :-1]
+    start = first.flatten().nonzero().squeeze(-1)  # (documents,)
+    row = first.flatten().cumsum(0) - 1  # (tokens,)
+    column = torch.arange(row.shape[0], device=row.device) - start[row]
+    longest = int(column.max()) + 1
+    input_ids = batch.input_ids.new_zeros(start.shape[0], longest)
+    input_ids[row, column] = batch.input_ids.flatten()
+    ahead = torch.arange(longest, device=row.device)
+    positions = batch.position_ids.flatten()[start].unsqueeze(-1) + ahead
+    positions = positions.clamp(
+        max=batch.position_ids.max()
+    )  # padding must not ask for unknown ones
+    return _forward(inner, input_ids, positions)[row, column]
+
+
+def _finishing(config: Any) -> tuple[float, float | None]:
+    """Scale and soft-cap of the logits, by the keys that the families use for them."""
+    config = config.get_text_config()
+    scale = 1.0
+    for key in _FACTORS:
+        scale *= _number(config, key) or 1.0
+    scaling = _number(config, "logits_scaling")
+    if scaling is not None:
+        # Granite divides by it; HyperCLOVA X multiplies.
+        scale = scale * scaling if config.model_type == "hyperclovax" else scale / scaling
+    caps = [cap for cap in (_number(config, key) for key in _CAPS) if cap is not None]
+    return scale, caps[0] if caps else None
+
+
+def _number(config: Any, key: str) -> float | None:
+    value = getattr(config, key, None)
+    if value is None or isinstance(value, int | float):
+        return value
+    raise ModelError(
+        f"{config.model_type}: {key} is {value!r}; wanted a number. This family's head is not known."
+    )

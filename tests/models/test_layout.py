@@ -1,0 +1,202 @@
+import pytest
+import tiny
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from limbeck.errors import ModelError
+from limbeck.models import layout
+
+COMMON = {
+    "vocab_size": tiny.VOCAB,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "head_dim": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+    "attention_dropout": 0.0,
+}
+EAGER = ("gemma2", "gptj", "gpt_oss", "bloom")
+EXPERTS = ("mixtral", "qwen3_moe", "granitemoe", "olmoe", "gpt_oss")
+MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+FAMILIES = {
+    "llama": {"attention_bias": True},
+    "mistral": {"sliding_window": 4},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {},
+    "gemma": {},
+    "gemma2": {"final_logit_softcapping": 1.5, "sliding_window": 4, "query_pre_attn_scalar": 4},
+    "gemma3_text": {"final_logit_softcapping": 2.0, "sliding_window": 4},
+    "phi": {},
+    "phi3": {"sliding_window": 4},
+    "gpt2": {"n_positions": 64, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt_neox": {"rotary_pct": 0.5},
+    "gptj": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
+    "olmo2": {},
+    "cohere": {"logit_scale": 0.3, "use_qk_norm": True},
+    "cohere2": {"logit_scale": 0.4, "sliding_window": 4},
+    "granite": {
+        "logits_scaling": 3.0,
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.3,
+    },
+    "smollm3": {},
+    "starcoder2": {"use_bias": True},
+    "stablelm": {},
+    "apertus": {},
+    "arcee": {},
+    "ernie4_5": {},
+    "exaone4": {"sliding_window": 4},
+    "glm": {"pad_token_id": 0},
+    "glm4": {"pad_token_id": 0},
+    "granitemoe": {**MOE, "logits_scaling": 2.0},
+    "helium": {},
+    "nemotron": {},
+    "olmo": {},
+    "olmo3": {"sliding_window": 4},
+    "olmoe": MOE,
+    "seed_oss": {},
+    "mixtral": MOE,
+    "qwen3_moe": {**MOE, "moe_intermediate_size": 8},
+}
+
+
+def build(family, **changes):
+    config = CONFIG_MAPPING[family](**{**COMMON, **FAMILIES.get(family, {}), **changes})
+    # These know the eager attention only; the others run what users run.
+    attention = "eager" if family in EAGER else "sdpa"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    # The grouped product of the experts knows no float64.
+    return tiny.randomised(model.float() if family in EXPERTS else model.double())
+
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@each_family
+def test_head_of_hidden_equals_the_logits_of_the_model(family):
+    model, batch = build(family), tiny.batch(2, 9)
+    with torch.no_grad():
+        ours = layout.head(model)(layout.hidden(model, batch))
+        theirs = model(input_ids=batch.input_ids).logits.flatten(0, 1)
+    # RMS norms and rotary tables of some families pass through float32.
+    torch.testing.assert_close(ours.double(), theirs.double(), atol=1e-5, rtol=1e-5)
+
+
+@each_family
+def test_packed_documents_are_as_if_alone(family):
+    model = build(family)
+    packed = tiny.batch(2, 17, documents=(6, 1, 10))
+    with torch.no_grad():
+        together = layout.hidden(model, packed).unflatten(0, (2, 17))
+        for start, end in ((0, 6), (6, 7), (7, 17)):
+            alone = layout.trunk(model)(packed.input_ids[:, start:end], use_cache=False)
+            found = together[:, start:end]
+            torch.testing.assert_close(found, alone.last_hidden_state, atol=2e-6, rtol=2e-6)
+
+
+@each_family
+def test_blocks_and_last_norm_are_found(family):
+    model = build(family)
+    assert len(layout.layers(model)) == 2
+    seen = []
+    handle = layout.final_norm(model).register_forward_hook(lambda *args: seen.append(args[2]))
+    last = layout.hidden(model, tiny.batch(1, 5))
+    handle.remove()
+    torch.testing.assert_close(seen[-1].flatten(0, 1), last, atol=0, rtol=0)
+
+
+def test_families_said_to_pack_are_those_tested_here():
+    assert set(FAMILIES) == layout.PACKING
+
+
+BAMBA = {
+    "attn_layer_indices": [1],
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 4,
+    "mamba_chunk_size": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bamba", BAMBA),
+        ("gpt_oss", {**MOE, "sliding_window": 4}),
+        ("opt", {"ffn_dim": 16, "word_embed_proj_dim": 16}),
+        ("bloom", {"n_layer": 2, "n_head": 4}),
+    ],
+)
+def test_families_that_leak_get_each_document_as_a_row(family, changes):
+    model = build(family, **changes)
+    packed = tiny.batch(2, 17, documents=(6, 1, 10))
+    with torch.no_grad():
+        together = layout.hidden(model, packed).unflatten(0, (2, 17))
+        plain = layout.trunk(model)(packed.input_ids, use_cache=False).last_hidden_state
+        for start, end in ((0, 6), (6, 7), (7, 17)):
+            alone = layout.trunk(model)(packed.input_ids[:, start:end], use_cache=False)
+            found = together[:, start:end]
+            torch.testing.assert_close(found, alone.last_hidden_state, atol=2e-6, rtol=2e-6)
+    assert (plain[:, 6:] - together[:, 6:]).abs().max() > 1e-3
+
+
+def test_head_cuts_padded_ids():
+    model, batch = build("llama"), tiny.batch(1, 5)
+    states = layout.hidden(model, batch)
+    cut, full = layout.head(model, vocab=20)(states), layout.head(model)(states)
+    assert torch.equal(cut, full[:, :20])
+    with pytest.raises(ModelError, match="30 ids are wanted, its head has 29"):
+        layout.head(model, vocab=30)
+
+
+def test_head_holds_the_live_parameters_of_a_tied_model():
+    model = build("qwen2")
+    assert layout.head(model).weight is model.model.embed_tokens.weight
+
+
+def test_bf16_logits_are_finished_in_float32():
+    model = build("gemma2").bfloat16()
+    head = layout.head(model)
+    states = tiny.randn(3, 16).bfloat16()
+    raw = states @ head.weight.T
+    assert head(states).dtype == torch.float32
+    wanted = torch.tanh(raw.float() / 1.5) * 1.5
+    torch.testing.assert_close(head(states), wanted, atol=1e-6, rtol=0)
+
+
+def test_adapted_model_is_seen_through_and_its_adapter_counts():
+    peft = pytest.importorskip("peft")
+    model, batch = tiny.llama(), tiny.batch(2, 9)
+    before = layout.hidden(model, batch)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, settings)
+    with torch.no_grad():
+        ours = layout.head(adapted)(layout.hidden(adapted, batch))
+        theirs = adapted(input_ids=batch.input_ids).logits.flatten(0, 1)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert (layout.hidden(adapted, batch) - before).abs().max() > 1e-3
+    assert len(layout.layers(adapted)) == 2
+
+
+def test_adapter_on_the_head_is_refused():
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"])
+    adapted = peft.get_peft_model(tiny.llama(), settings)
+    with pytest.raises(ModelError, match="lm_head"):
+        layout.head(adapted)
+
+
+def test_things_that_are_no_language_model_are_refused():
+    with pytest.raises(ModelError, match="Linear"):
+        layout.trunk(nn.Linear(2, 2))
+    with pytest.raises(ModelError, match="ForCausalLM"):
+        layout.trunk(tiny.llama().model)
