@@ -1,0 +1,80 @@
+"""Rows -> Batches. The order is a pure function of (seed, epoch, position): nothing to save or restore."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.data.pack import Stream, batch, row_count
+from limbeck.errors import DataError, RecipeError
+from limbeck.types import Batch
+
+
+def order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The permutation of an epoch: int64 (rows,).
+
+    Sorted raw words of a keyed counter generator: NumPy promises that those stay the same from version to
+    version, which it does not promise of its own permutation().
+    """
+    key = hashlib.sha256(f"{seed},{epoch}".encode()).digest()[:16]
+    words = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(rows)
+    return np.argsort(words, kind="stable")
+
+
+def positions_for(step: int, rows_per_step: int, rank: int, world: int) -> range:
+    """The global positions that one rank takes of a step: ranks divide it evenly, in order."""
+    if rows_per_step % world:
+        raise RecipeError(
+            f"{rows_per_step} rows a step do not divide evenly over {world} ranks. "
+            f"Wanted: a multiple of {world}; change the rows per step or the number of processes."
+        )
+    share = rows_per_step // world
+    begin = step * rows_per_step + rank * share
+    return range(begin, begin + share)
+
+
+class PackedSource:
+    """A Source over a Stream: position p is row order(seed, epoch)[p % rows] of epoch p // rows."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        length: int,
+        *,
+        seed: int = 0,
+        shuffled: bool = True,
+        overlap_one: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.length = length
+        self.seed = seed
+        self.shuffled = shuffled
+        self.overlap_one = overlap_one
+        self.rows = row_count(stream.length, length, overlap_one=overlap_one)
+        self._orders: dict[int, NDArray[np.int64]] = {}
+        if self.rows == 0:
+            raise DataError(
+                f"{stream.length:,} tokens (separators included) are fewer than one row of "
+                f"{length:,} + 1. Give more text, or a smaller 'length'."
+            )
+
+    def row_at(self, position: int) -> int:
+        """The number of the row that stands at a global position."""
+        epoch, place = divmod(position, self.rows)
+        return int(self._order(epoch)[place]) if self.shuffled else place
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The rows at these global positions, as one Batch of (len(positions), length)."""
+        rows = [self.row_at(position) for position in positions]
+        return batch(self.stream, rows, self.length, overlap_one=self.overlap_one)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            # Two, since a step can stand across the end of an epoch.
+            while len(self._orders) > 1:
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = order(self.rows, self.seed, epoch)
+        return self._orders[epoch]
