@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limbeck import loading
+from limbeck import loading, names
 from limbeck.cache.format import CacheAbout
 from limbeck.data.tokenize import tokenizer_fingerprint
 from limbeck.errors import ModelError, RecipeError
 from limbeck.models import load, place
 from limbeck.recipe import Part, Recipe, Stage
-from limbeck.types import Materials, Source, Teacher
+from limbeck.types import Batch, Materials, Signal, Source, Teacher, Wanted
 
 
 @dataclass(frozen=True)
@@ -141,37 +141,48 @@ def teacher(base: Ground) -> Teacher | None:
     function, options = loading.checked(part, "teachers", "teacher")
     shared: dict[str, Any] = {"vocab": base.vocab, "tokenizer": base.tokenizer_print}
     shared |= {"device": str(base.device), "dtype": str(base.dtype).removeprefix("torch.")}
-    known = loading.names.options(function)
+    known = names.options(function)
     found: Teacher = function(
         **{k: v for k, v in shared.items() if k in known and k not in options}, **options
     )
     return found
 
 
-def student(base: Ground, text: Source | None, *, on_meta: bool = False) -> PreTrainedModel:
+def student(base: Ground, text: Source | None) -> PreTrainedModel:
     """The student before training: a pure function of the recipe, so that both arms start alike."""
-    function, options = loading.checked(base.recipe.student, "students", "student")
     master = torch.float64 if base.dtype == torch.float64 else torch.float32
-    model = teacher_model(base.recipe)
 
     def loaded(name: str, revision: str | None) -> PreTrainedModel:
-        if on_meta:
-            return load.build_on_meta(load.load_config(name, revision=revision))
         return load.load_model(name, revision=revision, dtype=master)
 
+    torch.manual_seed(base.recipe.seed)
+    made = _made(base.recipe, loaded, text).to(master)
+    for name, parameter in made.named_parameters():
+        if parameter.requires_grad and parameter.dtype != master:
+            raise ModelError(
+                f"student: {name} is {parameter.dtype}; training needs {master} masters."
+            )
+    return made
+
+
+def student_on_meta(recipe: Recipe) -> PreTrainedModel:
+    """The student's shapes, without a weight."""
+    with torch.device("meta"):
+        return _made(recipe, lambda n, r: load.build_on_meta(load.load_config(n, revision=r)), None)
+
+
+def _made(
+    recipe: Recipe, loaded: Callable[[str, str | None], PreTrainedModel], text: Source | None
+) -> PreTrainedModel:
+    function, options = loading.checked(recipe.student, "students", "student")
+    model = teacher_model(recipe)
     materials = Materials(
         teacher=lambda: loaded(model.name, model.revision) if model else None,
         load=loaded,
         config=load.load_config(model.name, revision=model.revision) if model else None,
         text=text,
     )
-    torch.manual_seed(base.recipe.seed)
     made: PreTrainedModel = function(materials, **options)
-    for name, parameter in made.named_parameters():
-        if parameter.requires_grad and parameter.dtype != master:
-            raise ModelError(
-                f"student: {name} is {parameter.dtype}; training needs {master} masters."
-            )
     return made
 
 
@@ -181,3 +192,37 @@ def finisher(recipe: Recipe) -> Callable[[Any], PreTrainedModel]:
     module = sys.modules[function.__module__]
     found: Callable[[Any], PreTrainedModel] = vars(module).get("finish", lambda model: model)
     return found
+
+
+def with_recipe(base: Ground, recipe: Recipe) -> Ground:
+    """The same ground under another recipe of the same models, such as the control's."""
+    return replace(base, recipe=recipe)
+
+
+class LazyTeacher:
+    """A teacher that is loaded when it is first asked: where all is recorded, it never is."""
+
+    def __init__(self, load_it: Callable[[], Teacher]) -> None:
+        self._load = load_it
+        self._loaded: Teacher | None = None
+
+    def signal(self, batch: Batch, wanted: Wanted) -> Signal:
+        """What the teacher says of (batch, time)."""
+        self._loaded = self._loaded or self._load()
+        return self._loaded.signal(batch, wanted)
+
+
+def recorded_teacher(base: Ground) -> LazyTeacher:
+    """The live teacher behind a cached one."""
+    model = teacher_model(base.recipe)
+    if model is None:
+        raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
+    options = {"model": model.name, **({"revision": model.revision} if model.revision else {})}
+    live = base.recipe.model_copy(update={"teacher": Part(name="live", options=options)})
+
+    def load_it() -> Teacher:
+        found = teacher(replace(base, recipe=live))
+        assert found is not None
+        return found
+
+    return LazyTeacher(load_it)

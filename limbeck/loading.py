@@ -243,9 +243,12 @@ def check(recipe: Recipe) -> Recipe:
 
 
 def control_of(recipe: Recipe) -> Recipe:
-    """The control arm: the same student, tokens, order and steps, learning from the text alone."""
+    """The control arm: the same student, tokens, order and steps, learning from the text alone.
+
+    It keeps the teacher, since the student may be made of it, but nothing asks it for a signal.
+    """
     alone = (Term(name="cross_entropy"),)
     stages = tuple(
         stage.model_copy(update={"objective": alone, "alpha": None}) for stage in recipe.stages
     )
-    return recipe.model_copy(update={"stages": stages, "teacher": None, "control": False})
+    return recipe.model_copy(update={"stages": stages, "control": False})

@@ -98,8 +98,15 @@ class TopK:
 class HeadLike(Protocol):
     """From hidden states (tokens, width) to logits (tokens, vocab); see models/layout.py."""
 
-    weight: Tensor
-    bias: Tensor | None
+    @property
+    def weight(self) -> Tensor:
+        """(vocab or more, width)."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(vocab or more,), where the family has one."""
+        ...
 
     def finish(self, raw: Tensor) -> Tensor:
         """Logits from hidden @ weight.T (+ bias): scale, soft-cap, cut of padded ids."""

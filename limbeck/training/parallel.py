@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -46,7 +46,7 @@ def start(device: torch.device, minutes: int = 30) -> World:
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
-def shard(step: nn.Module, layers: Sequence[nn.Module], world: World, dtype: torch.dtype) -> None:
+def shard(step: nn.Module, layers: Iterable[nn.Module], world: World, dtype: torch.dtype) -> None:
     """FSDP2 over each layer and the whole step; master parameters keep their own dtype.
 
     The head stays in the outermost group, so that it is gathered once a step. With one rank nothing is

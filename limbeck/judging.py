@@ -1,0 +1,175 @@
+"""What a run is worth: teacher, student and control on the same held-out text, and the gap recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from limbeck import assembly, files, loading
+from limbeck.assembly import Ground
+from limbeck.evaluation._judge import judge
+from limbeck.evaluation._sample import greedy
+from limbeck.folder import Folder
+from limbeck.models import load
+from limbeck.recipe import Evaluate
+
+Figures = dict[str, dict[str, dict[str, float]]]
+"""{measure: {model: {name: value}}}"""
+
+SAMPLES, MODELS = "samples", "models"
+# Which figure of which measure tells how much of the gap was recovered.
+GAPS = (
+    ("bits_per_byte", "bits_per_byte"),
+    ("agreement", "kl_to_teacher"),
+    ("agreement", "top_1_agreement"),
+)
+
+
+def models_of(base: Ground, folder: Folder) -> dict[str, PreTrainedModel]:
+    """Teacher, student and control as they would be used: loaded from their folders."""
+    found = {}
+    teacher = assembly.load_teacher(base)
+    if teacher is not None:
+        found["teacher"] = teacher
+    for title, path in (("student", folder.export), ("control", folder.control.export)):
+        if path.is_dir():
+            files.verify(path)
+            found[title] = load.load_model(str(path), dtype=base.dtype).to(base.device).eval()
+    return found
+
+
+def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
+    """Measures all models in one pass and writes evaluation/<measure>.json, samples and sizes."""
+    asked = base.recipe.evaluate
+    source = assembly.held_out(base)
+    if asked is None or source is None:
+        return {}
+    rows = min(asked.rows, source.rows)
+    models = models_of(base, folder)
+    measures = [
+        loading.checked(part, "evaluation", f"evaluate.measures[{number}]")
+        for number, part in enumerate(asked.measures)
+    ]
+    found = judge(
+        models,
+        source,
+        measures,
+        rows=rows,
+        vocab=base.vocab,
+        device=base.device,
+        chunk=base.recipe.compute.chunk,
+        stop=stop,
+    )
+    about = {"source": asked.source.model_dump(), "rows": rows, "length": source.length}
+    sizes = {
+        name: {"parameters": float(sum(p.numel() for p in model.parameters()))}
+        for name, model in models.items()
+    }
+    _write_samples(base, folder, models, asked)
+    _write(folder, MODELS, sizes, about)
+    for measure, figures in found.items():
+        _write(folder, measure, figures, about)
+    return {MODELS: sizes, **found}
+
+
+def _write(folder: Folder, measure: str, figures: Any, about: dict[str, Any]) -> None:
+    whole = {
+        "measure": measure,
+        "command": f"limbeck evaluate {folder.path}",
+        **about,
+        "models": figures,
+    }
+    gaps = {key: gap_recovered({measure: figures}, measure, key) for m, key in GAPS if m == measure}
+    gaps = {key: gap for key, gap in gaps.items() if gap is not None}
+    files.write_json(folder.evaluation(measure), whole | ({"gap_recovered": gaps} if gaps else {}))
+
+
+def _write_samples(
+    base: Ground, folder: Folder, models: dict[str, PreTrainedModel], asked: Evaluate
+) -> None:
+    if asked.prompt is None:
+        return
+    texts = {
+        name: greedy(model, base.tokenizer, asked.prompt, asked.sample_tokens)
+        for name, model in models.items()
+    }
+    files.write_json(folder.evaluation(SAMPLES), {"prompt": asked.prompt, "models": texts})
+
+
+def gap_recovered(figures: Figures, measure: str, key: str) -> float | None:
+    """(control - student) / (control - teacher): 0 is no better than the control, 1 is the teacher itself."""
+    models = figures.get(measure, {})
+    if not {"teacher", "student", "control"} <= set(models):
+        return None
+    teacher, student, control = (
+        models[name].get(key) for name in ("teacher", "student", "control")
+    )
+    if teacher is None or student is None or control is None or control == teacher:
+        return None
+    return (control - student) / (control - teacher)
+
+
+def read(folder: Folder) -> Figures:
+    """The figures that a run's folder holds."""
+    found: Figures = {}
+    for path in sorted((folder.path / "evaluation").glob("*.json")):
+        if path.stem != SAMPLES:
+            found[path.stem] = files.read_json(path)["models"]
+    return found
+
+
+def tell(folder: Folder, report: Path | None) -> None:
+    """Prints the table of figures, the gap recovered, the samples and where the report is."""
+    figures, console = read(folder), Console()
+    if figures:
+        console.print(_table(figures))
+        for measure, key in GAPS:
+            gap = gap_recovered(figures, measure, key)
+            if gap is not None:
+                name = key.replace("_", " ")
+                console.print(
+                    f"gap recovered, {name}: {gap:.1%} of (control - teacher)", highlight=False
+                )
+    samples = folder.evaluation(SAMPLES)
+    if samples.is_file():
+        told = files.read_json(samples)
+        console.print(f"\nAfter the words: {told['prompt']!r}", highlight=False, markup=False)
+        for name, text in told["models"].items():
+            console.print(f"  {name}: {text.strip()!r}", highlight=False, markup=False)
+    if report:
+        console.print(f"\nReport: {report}", soft_wrap=True, highlight=False)
+
+
+_COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+    (MODELS, "parameters", "parameters", ",.0f"),
+    ("bits_per_byte", "bits_per_byte", "bits per byte", ".4f"),
+    ("agreement", "kl_to_teacher", "KL to teacher", ".4f"),
+    ("agreement", "top_1_agreement", "top-1 agreement", ".2%"),
+    ("speed", "tokens_per_second", "tokens/s", ",.0f"),
+)
+
+
+def _table(figures: Figures) -> Table:
+    table = Table(title="On held-out text")
+    table.add_column("model")
+    shown = [column for column in _COLUMNS if column[0] in figures]
+    for _, _, heading, _ in shown:
+        table.add_column(heading, justify="right")
+    for model in figures[MODELS]:
+        cells = [
+            format(figures[m][model].get(key, float("nan")), form) for m, key, _, form in shown
+        ]
+        table.add_row(model, *cells)
+    return table
+
+
+def probe(base: Ground) -> torch.Tensor:
+    """Token ids (1, time) on which an exported student is compared with the trained one."""
+    source = assembly.held_out(base) or assembly.stage_source(base, base.recipe.stages[-1])
+    return source.batch([0]).input_ids[:, :64]

@@ -1,0 +1,222 @@
+"""Carries a recipe out, piece by piece; a piece that is finished is a file that exists."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from limbeck import assembly, exporting, files, judging, loading, provenance, recording
+from limbeck.arm import Arm, finished, last_step, train, trained_student
+from limbeck.assembly import Ground
+from limbeck.errors import LimbeckError, RecipeError
+from limbeck.folder import Folder, owned
+from limbeck.models import load
+from limbeck.progress import say
+from limbeck.recipe import Recipe
+from limbeck.report import render
+from limbeck.training import parallel
+from limbeck.training.signals import Stop
+from limbeck.types import Teacher
+
+
+def carry_out(recipe: Recipe) -> None:
+    """Record, train, control, export, evaluate, report. The same call again goes on, or says it is done."""
+    stop = Stop().install()
+    base, world = _begun(recipe)
+    folder = Folder(Path(recipe.runs) / recipe.name)
+    if not world.first:
+        return _train_all(base, world, folder, stop)
+    with owned(folder.path):
+        folder.begin(loading.dump(recipe))
+        _write_provenance(base, folder)
+        _train_all(base, world, folder, stop)
+        if world.size > 1:
+            dist.destroy_process_group()
+        _export_all(base, folder, stop)
+        if recipe.evaluate and not judging.read(folder):
+            judging.evaluate(base, folder, stop)
+            _recard(base, folder)
+        judging.tell(folder, render.write(folder.path))
+    return None
+
+
+def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
+    if recipe.compute.threads:
+        torch.set_num_threads(recipe.compute.threads)
+    base = assembly.ground(recipe)
+    return base, parallel.start(base.device)
+
+
+def arms(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> list[Arm]:
+    """The student's arm, and the control's where the recipe asks for one."""
+    teacher = functools.cache(lambda: _teacher(base, stop, world))
+    found = [Arm(base, folder, "student", world, teacher, stop)]
+    if base.recipe.control:
+        alone = assembly.with_recipe(base, loading.control_of(base.recipe))
+        found.append(Arm(alone, folder.control, "control", world, lambda: None, stop))
+    return found
+
+
+def _train_all(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> None:
+    for arm in arms(base, world, folder, stop):
+        if world.first and arm.title == "control":
+            arm.folder.path.mkdir(exist_ok=True)
+            arm.folder.begin(loading.dump(arm.recipe))
+        train(arm)
+
+
+def _teacher(base: Ground, stop: Stop, world: parallel.World) -> Teacher | None:
+    """The teacher of the run; what a cached one has not recorded yet is recorded first."""
+    part = base.recipe.teacher
+    if part is None or all(
+        term.name == "cross_entropy" for stage in base.recipe.stages for term in stage.terms
+    ):
+        return None
+    if part.name == "cached" and part.options.get("model"):
+        _record(base, stop, world.rank, world.size)
+        parallel.barrier()
+    return assembly.teacher(base)
+
+
+def record(recipe: Recipe, *, rank: int, world: int) -> None:
+    """Records what a cached teacher says of every row that the recipe's stages will read."""
+    if recipe.teacher is None or recipe.teacher.name != "cached":
+        raise RecipeError(
+            "record: the recipe's teacher is not 'cached', so there is nothing to record."
+        )
+    if rank >= world:
+        raise LimbeckError(f"record: rank {rank} of {world}; ranks count from 0.")
+    if recipe.compute.threads:
+        torch.set_num_threads(recipe.compute.threads)
+    counts = _record(assembly.ground(recipe), Stop().install(), rank, world)
+    say(f"recorded {counts['recorded']:,} rows, {counts['already']:,} were there already.")
+
+
+def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
+    assert base.recipe.teacher is not None
+    options = base.recipe.teacher.options
+    teacher = assembly.recorded_teacher(base)
+    counts = {"recorded": 0, "already": 0}
+    for stage in base.recipe.stages:
+        source = assembly.stage_source(base, stage)
+        steps = stage.budget.steps(stage.rows_per_step * source.length)
+        done = recording.record(
+            teacher,
+            source,
+            range(steps * stage.rows_per_step),
+            Path(options["path"]),
+            assembly.cache_about(base, source.length),
+            rank=rank,
+            world=world,
+            chunk=base.recipe.compute.chunk,
+            stop=stop,
+            device=base.device,
+        )
+        counts["recorded"] += done.recorded
+        counts["already"] += done.already_there
+    return counts
+
+
+def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
+    plain = parallel.World(0, 1, torch.device("cpu"))
+    for arm in arms(base, plain, folder, stop):
+        if arm.folder.export.is_dir():
+            files.verify(arm.folder.export)
+            continue
+        student, tokens = trained_student(arm)
+        say(f"{arm.title}: exports to {arm.folder.export}")
+        difference = exporting.export(
+            student,
+            base.tokenizer,
+            arm.folder.export,
+            dtype=base.recipe.export.dtype,
+            max_difference=base.recipe.export.max_difference,
+            probe=judging.probe(base),
+            card=exporting.card(_facts(arm, student, tokens)),
+        )
+        say(f"{arm.title}: reloaded in a fresh process, logits differ by {difference:.2e} at most.")
+
+
+def _facts(arm: Arm, student: Any, tokens: int) -> dict[str, Any]:
+    """What the model card tells."""
+    teacher = assembly.teacher_model(arm.recipe)
+    terms = [f"{term.name}" for stage in arm.recipe.stages for term in stage.terms]
+    return {
+        "name": f"{arm.recipe.name}, {arm.title}",
+        "teacher": teacher.name if teacher else None,
+        "fingerprint": load.fingerprint(teacher.name, teacher.revision) if teacher else "none",
+        "method": f"{arm.recipe.student.name} student, {' + '.join(dict.fromkeys(terms))}",
+        "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        "tokens": tokens,
+        "command": "limbeck train recipe.yaml",
+        "recipe": loading.dump(arm.recipe),
+        "versions": provenance.versions(),
+        "measures": {},
+    }
+
+
+def _recard(base: Ground, folder: Folder) -> None:
+    """Writes the model cards anew, now with figures."""
+    figures = {
+        name: found for name, found in judging.read(folder).items() if name != judging.MODELS
+    }
+    plain = parallel.World(0, 1, torch.device("cpu"))
+    for arm in arms(base, plain, folder, Stop()):
+        model = load.build_on_meta(load.load_config(str(arm.folder.export)))
+        tokens = sum(
+            last_step(arm, index)
+            * stage.rows_per_step
+            * assembly.stage_source(arm.base, stage).length
+            for index, stage in enumerate(arm.recipe.stages)
+        )
+        facts = _facts(arm, model, tokens) | {"measures": figures}
+        exporting.recarded(arm.folder.export, exporting.card(facts))
+
+
+def _write_provenance(base: Ground, folder: Folder) -> None:
+    teacher = assembly.teacher_model(base.recipe)
+    found = provenance.of_run(
+        base.recipe,
+        teacher=load.fingerprint(teacher.name, teacher.revision) if teacher else None,
+        tokenizer=base.tokenizer_print,
+        vocab=base.vocab,
+        dtype=str(base.dtype),
+    )
+    files.write_json(folder.path / "provenance.json", found)
+
+
+def _opened(path: Path) -> tuple[Ground, Folder]:
+    folder = Folder(path)
+    if not folder.recipe.is_file():
+        raise LimbeckError(f"{path} is no run: it has no recipe.yaml.")
+    return _begun(loading.check(loading.load(folder.recipe)))[0], folder
+
+
+def export_again(path: Path) -> None:
+    """Writes the exports of a trained run that has none; an export that is there is verified."""
+    base, folder = _opened(path)
+    with owned(path):
+        for arm in arms(base, parallel.World(0, 1, torch.device("cpu")), folder, Stop()):
+            if finished(arm) is None:
+                raise LimbeckError(
+                    f"{arm.folder.path} is not trained to its end; run 'limbeck train'."
+                )
+        _export_all(base, folder, Stop().install())
+        say(f"{folder.export} is complete.")
+
+
+def evaluate_again(path: Path) -> None:
+    """Measures the exported models of a run again and prints the table."""
+    base, folder = _opened(path)
+    if base.recipe.evaluate is None:
+        raise RecipeError(
+            f"{folder.recipe}: 'evaluate' is not given, so there is no held-out text."
+        )
+    with owned(path):
+        judging.evaluate(base, folder, Stop().install())
+        _recard(base, folder)
+        judging.tell(folder, render.write(folder.path))

@@ -1,0 +1,188 @@
+"""What a recipe would do, found without loading a weight: parameters, memory, tokens, disk, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from limbeck import arm, assembly, loading
+from limbeck.assembly import Model
+from limbeck.errors import LimbeckError, RecipeError
+from limbeck.models import load, place
+from limbeck.recipe import Recipe, Stage
+
+GIGA = 1e9
+# Tensors of a block that are kept for the backward pass, in widths and MLP widths per token: inputs of the
+# two norms, q, k, v, attention's output, the residuals; gate, up, their product and its input.
+_WIDTHS, _MLP_WIDTHS = 10, 4
+# Copies of a chunk of logits that live at one time: raw, log-softmax of both sides, their difference, the slope.
+_LOGIT_COPIES = 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peak gigabytes on one device, by cause. An estimate from sizes, not a measurement."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    teacher: float
+    activations: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All causes together."""
+        return float(sum(vars(self).values()))
+
+
+def _count(model: PreTrainedModel, names: set[str] | None = None) -> int:
+    return sum(p.numel() for name, p in model.named_parameters() if names is None or name in names)
+
+
+def estimate(
+    student: PreTrainedModel,
+    trained: int,
+    teacher: int,
+    stage: Stage,
+    recipe: Recipe,
+    bytes_each: int,
+) -> Estimate:
+    """Peak memory of a stage on one device with one rank; more ranks divide the first three."""
+    sizes: Any = student.config
+    length = int(stage.source.options.get("length", 0))
+    tokens = stage.micro_rows * length
+    inner = getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size
+    per_block = _WIDTHS * sizes.hidden_size + _MLP_WIDTHS * inner
+    blocks = 2 if recipe.compute.activation_checkpointing else sizes.num_hidden_layers
+    whole = _count(student)
+    return Estimate(
+        # Masters and the copy that is computed with.
+        parameters=whole * (4 + bytes_each) / GIGA,
+        gradients=trained * (4 + bytes_each) / GIGA,
+        optimizer=trained * 8 / GIGA,
+        teacher=teacher * bytes_each / GIGA,
+        activations=tokens * blocks * per_block * bytes_each / GIGA,
+        head=(
+            recipe.compute.chunk * sizes.vocab_size * 4 * _LOGIT_COPIES
+            + sizes.vocab_size * sizes.hidden_size * 4
+        )
+        / GIGA,
+    )
+
+
+def show(recipe: Recipe) -> None:
+    """Prints the resolved recipe and the plan."""
+    console = Console()
+    console.print(Syntax(loading.dump(recipe), "yaml", background_color="default"))
+    device = place.device_of(recipe.compute.device)
+    dtype = place.dtype_of(recipe.compute.dtype, device)
+    model = assembly.teacher_model(recipe)
+    student = assembly.student_on_meta(recipe)
+    teacher = (
+        load.build_on_meta(load.load_config(model.name, revision=model.revision)) if model else None
+    )
+    held = (
+        teacher
+        if teacher is not None and recipe.teacher and recipe.teacher.name == "live"
+        else None
+    )
+    table = Table(title=f"{recipe.name}: the plan", show_header=False)
+    table.add_row("device, dtype", f"{device}, {str(dtype).removeprefix('torch.')}")
+    if teacher is not None and model is not None:
+        table.add_row("teacher", f"{model.name}: {_count(teacher):,} parameters")
+    table.add_row("student", f"{_count(student):,} parameters")
+    for index in range(len(recipe.stages)):
+        _add_stage(
+            table, recipe, index, student, _count(held) if held is not None else 0, dtype.itemsize
+        )
+    for line in _writes(recipe):
+        table.add_row("writes", line)
+    console.print(table)
+    for warning in warnings(recipe, model):
+        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+
+
+def _add_stage(
+    table: Table,
+    recipe: Recipe,
+    index: int,
+    student: PreTrainedModel,
+    teacher: int,
+    bytes_each: int,
+) -> None:
+    stage = recipe.stages[index]
+    trained = _count(student, arm.trainable(student, stage))
+    length = stage.source.options.get("length")
+    if not isinstance(length, int):
+        raise RecipeError(
+            f"stage {stage.name}: the source has no length, so there is nothing to plan."
+        )
+    per_step = stage.rows_per_step * length
+    steps = stage.budget.steps(per_step)
+    peak = estimate(student, trained, teacher, stage, recipe, bytes_each)
+    arms = 2 if recipe.control else 1
+    table.add_section()
+    table.add_row(f"stage {stage.name}", " + ".join(f"{term.name}" for term in stage.terms))
+    table.add_row("  trained / frozen", f"{trained:,} / {_count(student) - trained:,} parameters")
+    table.add_row(
+        "  tokens", f"{steps * per_step:,} in {steps:,} steps of {per_step:,}, x {arms} arms"
+    )
+    causes = ", ".join(f"{name} {value:.2f}" for name, value in vars(peak).items())
+    table.add_row("  peak memory", f"about {peak.total:.1f} GB on one device ({causes})")
+    if recipe.teacher and recipe.teacher.name == "cached":
+        options = recipe.teacher.options
+        each = options.get("k", 64) * (2 + 4) + 4
+        table.add_row(
+            "  cache",
+            f"{steps * per_step * each / GIGA:.2f} GB at {each} bytes/token, each row once",
+        )
+    if recipe.evaluate is None:
+        table.add_row("  evaluation", "none")
+
+
+def _writes(recipe: Recipe) -> list[str]:
+    root = f"{recipe.runs}/{recipe.name}"
+    found = [f"{root}/recipe.yaml, provenance.json, log.jsonl"]
+    for index, stage in enumerate(recipe.stages):
+        keep = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best
+        found.append(f"{root}/stages/{index + 1}-{stage.name}/checkpoints/ ({keep} at most)")
+    found.append(f"{root}/export/, evaluation/, report.html, report.md")
+    if recipe.control:
+        found.append(f"{root}/control/ (the same again)")
+    if recipe.teacher and recipe.teacher.name == "cached":
+        found.append(f"{recipe.teacher.options.get('path')}/ (the cache)")
+    return found
+
+
+def warnings(recipe: Recipe, model: Model | None) -> list[str]:
+    """What a user should know before spending hours."""
+    found = []
+    if not recipe.control and recipe.teacher is not None:
+        found.append(
+            "no control arm: without 'control: true' nobody can tell whether distillation helped."
+        )
+    try:
+        base = assembly.ground(recipe)
+    except LimbeckError as reason:
+        found.append(f"tokenizer and models were not compared: {reason}")
+        return found
+    separators = {stage.source.options.get("separator", "eos") for stage in recipe.stages}
+    if (
+        model
+        and base.tokenizer.eos_token_id
+        != load.load_config(model.name, revision=model.revision).eos_token_id
+    ):
+        found.append(
+            "the tokenizer's eos id is not the one in the teacher's config: generation may not stop."
+        )
+    if "eos" in separators:
+        found.append(
+            f"documents are separated by {base.tokenizer.eos_token!r}, the tokenizer's eos token."
+        )
+    return found
