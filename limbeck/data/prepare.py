@@ -1,0 +1,167 @@
+"""Documents -> a committed folder of ids that rows are read from without holding them in memory.
+
+ids.bin (uint16, or uint32 from 65,536 ids on) and bytes.bin (uint16), each (tokens,);
+starts.bin, int64 (documents + 1,). Separators are not in it: packing adds them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.data.documents import Document, sieved
+from limbeck.data.inputs import Inputs, inputs
+from limbeck.data.sieve import Sieve
+from limbeck.data.tokenize import encoder, largest_id, tokenizer_fingerprint
+from limbeck.errors import Damaged, DataError, LimbeckError
+from limbeck.files import canonical, committed, digest, read_json, verify
+from limbeck.progress import progress
+
+FORMAT = 1
+QUARANTINE = "quarantine.jsonl"
+# Enough text for the tokenizer to use every core, little enough to hold many times over.
+BLOCK_CHARACTERS = 4_000_000
+_PLANES = ("ids", "bytes", "starts")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How text is read; part of the key, since each changes what comes out."""
+
+    field: str = "text"
+    split: str = "train"
+    split_at: str | None = None
+    hostile: str = "stop"
+    max_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Memory-mapped planes of a folder. ids, byte_lengths: (tokens,). starts: (documents + 1,)."""
+
+    folder: Path
+    ids: NDArray[Any]
+    byte_lengths: NDArray[Any]
+    starts: NDArray[Any]
+    about: dict[str, Any]
+
+
+def prepare(
+    tokenizer: Any, path: str | Path, into: str | Path, *, reading: Reading | None = None
+) -> Prepared:
+    """Finds, or makes, `into`/<key>: the key is the text's digests, the tokenizer and the options."""
+    reading = reading or Reading()
+    found = inputs(path, reading.split)
+    key = {
+        "format": FORMAT,
+        "text": found.identity(),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "reading": asdict(reading) | ({} if found.hub or found.saved else {"split": None}),
+    }
+    folder = Path(into) / digest(canonical(key))[:32]
+    if not folder.exists():
+        try:
+            with committed(folder, key) as partial:
+                _fill(partial, tokenizer, found, str(path), reading)
+        except (OSError, LimbeckError):
+            # Another process made the same folder meanwhile: what it holds is the same.
+            if not folder.exists():
+                raise
+    return open_prepared(folder)
+
+
+def _fill(folder: Path, tokenizer: Any, found: Inputs, path: str, reading: Reading) -> None:
+    """Reads, encodes and writes everything that a prepared folder holds."""
+    sieve = Sieve(folder / QUARANTINE if reading.hostile == "quarantine" else None)
+    documents = sieved(
+        found, sieve, field=reading.field, split=reading.split, split_at=reading.split_at
+    )
+    with progress(f"prepare {path}", found.size) as bar:
+        some = itertools.islice(documents, reading.max_documents)
+        counts = _write(folder, tokenizer, _watched(some, sieve, bar.advance), path)
+    sieve.close()
+    counts |= {"kept": sieve.kept, "quarantined": sieve.quarantined}
+    (folder / "counts.json").write_bytes(canonical(counts))
+
+
+def _watched(
+    documents: Iterator[Document], sieve: Sieve, advance: Callable[[int], None]
+) -> Iterator[Document]:
+    before = 0
+    for document in documents:
+        yield document
+        advance(max(0, sieve.read_bytes - before))
+        before = max(before, sieve.read_bytes)
+
+
+def _blocks(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Documents in lists of bounded size, so that memory is bounded by one block or one document."""
+    held, characters = list[Document](), 0
+    for document in documents:
+        held.append(document)
+        characters += len(document.text)
+        if characters >= BLOCK_CHARACTERS:
+            yield held
+            held, characters = [], 0
+    if held:
+        yield held
+
+
+def _write(
+    folder: Path, tokenizer: Any, documents: Iterator[Document], path: str
+) -> dict[str, int]:
+    """Writes the planes block by block; documents without a token are counted and left out."""
+    encode, most = encoder(tokenizer), largest_id(tokenizer)
+    width = np.dtype("<u2") if most < 1 << 16 else np.dtype("<u4")
+    tokens = empty = count = 0
+    with ExitStack() as stack:
+        streams = {
+            name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in _PLANES
+        }
+        streams["starts"].write(np.zeros(1, "<i8").tobytes())
+        for block in _blocks(documents):
+            encoded = encode([document.text for document in block])
+            for document, (ids, sizes) in zip(block, encoded, strict=True):
+                if not len(ids):
+                    empty += 1
+                    continue
+                _put(streams["ids"], ids, width, document.where)
+                _put(streams["bytes"], sizes, np.dtype("<u2"), document.where)
+                tokens += len(ids)
+                count += 1
+                streams["starts"].write(np.array([tokens], "<i8").tobytes())
+    if not count:
+        raise DataError(f"{path}: no document with any token in it ({empty:,} empty ones).")
+    return {"documents": count, "empty": empty, "tokens": tokens, "width": width.itemsize}
+
+
+def _put(stream: IO[bytes], values: NDArray[np.int64], width: np.dtype[Any], where: str) -> None:
+    """Writes numbers in fewer bytes, or refuses: a wrapped id would be another token."""
+    low, high, most = int(values.min()), int(values.max()), int(np.iinfo(width).max)
+    if low < 0 or high > most:
+        raise DataError(
+            f"{where}: holds {low if low < 0 else high:,}, and {width.name} takes 0 to {most:,}. An id "
+            "so large is none of the tokenizer's; a token of so many bytes is no text: remove it."
+        )
+    stream.write(values.astype(width).tobytes())
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Checks every byte of a prepared folder against its manifest, and maps the planes."""
+    manifest = verify(folder)
+    counts: dict[str, int] = read_json(folder / "counts.json")
+    width = {2: "<u2", 4: "<u4"}[counts["width"]]
+    tokens, documents = counts["tokens"], counts["documents"]
+    ids = np.memmap(folder / "ids.bin", width, "r", shape=(tokens,))
+    sizes = np.memmap(folder / "bytes.bin", "<u2", "r", shape=(tokens,))
+    starts = np.memmap(folder / "starts.bin", "<i8", "r", shape=(documents + 1,))
+    if int(starts[-1]) != tokens:
+        raise Damaged(f"{folder}: its starts end at {int(starts[-1]):,}, its tokens at {tokens:,}.")
+    return Prepared(folder, ids, sizes, starts, manifest.about | {"counts": counts})
