@@ -1,5 +1,10 @@
 """Settings that every test shares. Being here puts tests/ on the path, so that tests can `import tiny`."""
 
+import os
+
+# Before any import of huggingface_hub: tests reach no network, and need not wait to learn it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import pytest
 import torch
 

@@ -1,0 +1,219 @@
+"""Models, tokenizers and configs from a local folder or the Hugging Face hub, read as data and never as code.
+
+A config is checked before transformers sees it, since an `auto_map` or an attention implementation with a slash in
+its name asks transformers to fetch and run code. Weights are safetensors only: other formats are pickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from limbeck import files
+from limbeck.errors import ModelError
+
+_CONFIG = ("config.json",)
+_TOKENIZER = (
+    *("config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "tokenizer.model", "*.jinja"),
+)
+_MODEL = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """A causal language model in eval mode, every parameter of it read from its files."""
+    folder = _folder(name, revision, _MODEL)
+    config = _config(folder / "config.json", name)
+    if not list(folder.glob("*.safetensors")):
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt"))
+        found = f"found {', '.join(others)}, which are pickles" if others else "found no weights"
+        raise ModelError(
+            f"{name}: {found}; wanted model.safetensors in {folder}. Convert them with save_pretrained."
+        )
+    _refuse_code("attention", attention, name)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as reason:
+        raise ModelError(f"{name}: the model in {folder} does not load: {reason}") from reason
+    _complete(report, name, folder)
+    return model.eval()
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model."""
+    folder = _folder(name, revision, _TOKENIZER)
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file():
+            sanitised(_object(path), str(path))
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as reason:
+        raise ModelError(f"{name}: no tokenizer loads from {folder}: {reason}") from reason
+
+
+def load_config(name: str, *, revision: str | None = None) -> PretrainedConfig:
+    """The config of a model, without its weights.
+
+    Looked for in the folder, in what was downloaded before, among the configs that Limbeck carries, and last on
+    the hub: a plan is answered at once, also where the hub cannot be reached or the model is gated.
+    """
+    known = known_config_file(name)
+    if known is None or Path(name).expanduser().is_dir():
+        return _config(_folder(name, revision, _CONFIG) / "config.json", name)
+    cached = _downloaded(name, revision, _CONFIG)
+    file = cached / "config.json" if cached is not None else known
+    return _config(file if file.is_file() else known, name)
+
+
+def known_config_file(name: str) -> Path | None:
+    """The config of a well-known model that stands beside the recipes, if there is one."""
+    file = Path(__file__).parents[2] / "recipes" / "configs" / f"{name.replace('/', '--', 1)}.json"
+    return file if "/" in name and ".." not in name and file.is_file() else None
+
+
+def fingerprint(name: str, revision: str | None = None) -> str:
+    """What exactly was loaded: SHA-256 over config and weights of a folder, or the commit of a hub model."""
+    if not Path(name).expanduser().is_dir():
+        # The cache of the hub keeps each commit in a folder of its name.
+        return _folder(name, revision, _CONFIG).name
+    folder = _folder(name, revision, _CONFIG)
+    total = hashlib.sha256()
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        total.update(f"{path.name} {files.file_digest(path)}\n".encode())
+    return total.hexdigest()
+
+
+def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
+    """A model of shapes without storage: to count parameters, not to run."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as reason:
+        raise ModelError(
+            f"{config.model_type}: transformers has no causal language model of this type: {reason}"
+        ) from reason
+
+
+def sanitised(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The config as it is, once nothing in it, at any depth, asks for code to be fetched or run."""
+    for key, value in values.items():
+        if key == "auto_map" and value:
+            raise ModelError(
+                f"{where}: 'auto_map' names code to run ({value}); wanted an architecture that transformers "
+                "knows. Limbeck runs no code from model repositories: remove the key if the type is built in."
+            )
+        if key == "trust_remote_code" and value:
+            raise ModelError(f"{where}: 'trust_remote_code' is {value!r}. Remove it.")
+        if "implementation" in key:
+            _refuse_code(key, value, where)
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                sanitised(inner, f"{where}: {key}")
+    return values
+
+
+def _refuse_code(key: str, value: Any, where: str) -> None:
+    """An implementation with a slash is the name of a repository of kernels."""
+    names = value.values() if isinstance(value, dict) else [value]
+    for name in names:
+        if isinstance(name, dict):
+            _refuse_code(key, name, where)
+        elif isinstance(name, str) and "/" in name:
+            raise ModelError(
+                f"{where}: '{key}' is '{name}', a repository of code; "
+                "wanted one built into transformers, such as 'sdpa' or 'eager'."
+            )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    values = files.read_json(path)
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: found a {type(values).__name__}, wanted a JSON object.")
+    return values
+
+
+def _config(path: Path, name: str) -> PretrainedConfig:
+    if not path.is_file():
+        raise ModelError(
+            f"{name}: there is no config.json in {path.parent}; wanted a model folder."
+        )
+    values = sanitised(_object(path), str(path))
+    family = values.get("model_type")
+    if family not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{path}: model_type is {family!r}, which this transformers does not know. Update transformers, "
+            "or choose another model."
+        )
+    try:
+        return CONFIG_MAPPING[family].from_dict(values)
+    except (ValueError, TypeError, KeyError, AttributeError) as reason:
+        raise ModelError(f"{path}: no config of type '{family}' can be made: {reason}") from reason
+
+
+def _folder(name: str, revision: str | None, wanted: tuple[str, ...]) -> Path:
+    """The local folder of a model, downloaded if need be."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"{name} is a folder, which has no revision '{revision}'. Leave revision out."
+            )
+        return path
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise ModelError(f"{name}: there is no such folder. Correct the path of the model.")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))
+    except (OSError, ValueError) as reason:
+        raise ModelError(
+            f"{name}: neither a folder here nor a model that the hub gives (revision {revision or 'main'}): "
+            f"{reason} Correct the name, log in with 'hf auth login' if it is gated, or download it to a folder."
+        ) from reason
+
+
+def _downloaded(name: str, revision: str | None, wanted: tuple[str, ...]) -> Path | None:
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(wanted), local_files_only=True
+            )
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def _complete(report: dict[str, Any], name: str, folder: Path) -> None:
+    """Transformers only warns where it draws a parameter at random because no file holds it."""
+    for kind in ("missing_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report[kind])
+        if keys:
+            raise ModelError(
+                f"{name}: {kind.replace('_', ' ')} when loading {folder}: {', '.join(keys[:5])}"
+                f"{' and more' if len(keys) > 5 else ''}. Its weights are not those of its config."
+            )
