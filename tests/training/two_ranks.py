@@ -1,0 +1,27 @@
+"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | train | resume) FOLDER."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import tiny_run
+from safetensors.torch import save_file
+
+from limbeck.training import loop
+
+torch.set_num_threads(1)
+what, folder = sys.argv[1], Path(sys.argv[2])
+work = tiny_run.job(folder, stage_=tiny_run.stage(micro_rows=1))
+if what == "gradients":
+    found = tiny_run.gradients(work)
+    if work.world.first:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in found.items()},
+            folder / "gradients.safetensors",
+        )
+else:
+    loop.run(work)
+torch.distributed.destroy_process_group()
