@@ -77,30 +77,28 @@ def override(tree: dict[str, Any], assignment: str) -> None:
         raise RecipeError(f"'{assignment}': wanted key.path=value.")
     value = parse_yaml(raw, f"override '{path}'")
     node: Any = tree
-    *parents, last = path.split(".")
-    for depth, key in enumerate(parents):
-        place = ".".join(parents[: depth + 1])
-        if isinstance(node, list):
-            node = node[_index(key, node, place)]
-        elif isinstance(node, dict):
-            if isinstance(node.get(key), str):
-                node[key] = {node[key]: {}}  # a part named without options gets room for one
-            node = node.setdefault(key, {})
-            if node is None:
-                raise RecipeError(f"override '{path}': {place} is empty; set it as a whole.")
-        else:
-            raise RecipeError(f"override '{path}': {place} is a value, it has no keys.")
-    if isinstance(node, list):
-        node[_index(last, node, path)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise RecipeError(f"override '{path}': {'.'.join(parents)} is a value, it has no keys.")
+    keys = path.split(".")
+    for depth, key in enumerate(keys[:-1]):
+        place = ".".join(keys[: depth + 1])
+        index = _index(key, node, f"override '{path}': {place}")
+        if isinstance(node, dict):
+            node.setdefault(index, {})
+        if isinstance(node[index], str) and node[index] == keys[depth + 1]:
+            node[index] = {node[index]: {}}  # a part named without options gets room for one
+        elif node[index] is None:
+            node[index] = {}
+        node = node[index]
+    node[_index(keys[-1], node, f"override '{path}'")] = value
 
 
-def _index(key: str, items: list[Any], place: str) -> int:
-    if not key.isdecimal() or int(key) >= len(items):
-        raise RecipeError(f"override: {place}: found '{key}'; wanted a number below {len(items)}.")
+def _index(key: str, node: Any, place: str) -> Any:
+    """The key as the node wants it: a word in a mapping, a number in a list."""
+    if isinstance(node, dict):
+        return key
+    if not isinstance(node, list):
+        raise RecipeError(f"{place}: the recipe has {node!r} there, which has no key '{key}'.")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise RecipeError(f"{place}: found '{key}'; wanted a number below {len(node)}.")
     return int(key)
 
 

@@ -162,7 +162,7 @@ class Optimizer(Frozen):
 class Stage(Frozen):
     """One part of the training: what is read, what is trained, on which objective, for how long."""
 
-    name: str = Field(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     source: Part
     objective: tuple[Term, ...] = Field(min_length=1)
     budget: Budget
@@ -234,7 +234,7 @@ class Evaluate(Frozen):
 class Recipe(Frozen):
     """A whole run."""
 
-    name: str = Field(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     teacher: Part | None = None
     student: Part
