@@ -68,7 +68,11 @@ def fetch(
     """Fetches a teacher or a corpus that needs no account and no hub."""
     from limbeck import fetching
 
-    Console().print(f"{name} is in {fetching.fetch(name, to)}", soft_wrap=True)
+    known = fetching.FETCHABLE
+    if name not in known:
+        raise RecipeError(f"Nothing called '{name}' to fetch.{names.suggestion(name, list(known))}")
+    folder = known[name].fetch(to or Path(known[name].folder))
+    Console().print(f"{name} is in {folder}", soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,138 @@
+"""The charts of a report, drawn with plotly: colours that read in light and in dark."""
+
+from __future__ import annotations
+
+import math
+
+import plotly.graph_objects as go
+
+from limbeck.report.collect import Curves, Facts
+
+# Two of Okabe and Ito's colours, which people with any colour vision tell apart on black and on white.
+COLOURS = {"student": "#0072b2", "control": "#d55e00"}
+DASHES = {"student": "solid", "control": "dot"}
+SMOOTHED = 0.9
+
+
+def smooth(values: list[float]) -> list[float]:
+    """An exponential mean without the bias of its start, so that noisy steps show their way."""
+    found, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean = SMOOTHED * mean + (1 - SMOOTHED) * value
+        weight = SMOOTHED * weight + (1 - SMOOTHED)
+        found.append(mean / weight)
+    return found
+
+
+def terms(found: Facts) -> list[str]:
+    """The names of all terms that any arm logged, in the order of their first line."""
+    names: dict[str, None] = {}
+    for curves in found.curves:
+        for line in curves.lines:
+            names |= dict.fromkeys(line.get("terms", {}))
+    return list(names)
+
+
+def _added(figure: go.Figure, curves: Curves, keys: tuple[str, ...], *, smoothed: bool) -> bool:
+    xs, ys = curves.points(*keys)
+    ys = [value if math.isfinite(value) else 0.0 for value in ys]
+    if not xs:
+        return False
+    colour = COLOURS.get(curves.title, "#009e73")
+    if smoothed:
+        figure.add_scatter(
+            x=xs, y=ys, mode="lines", line={"color": colour, "width": 1}, opacity=0.3,
+            showlegend=False, hoverinfo="skip",
+        )  # fmt: skip
+    line = {"color": colour, "width": 2, "dash": DASHES.get(curves.title, "solid")}
+    shown = smooth(ys) if smoothed else ys
+    figure.add_scatter(x=xs, y=shown, mode="lines", name=curves.title, line=line)
+    return True
+
+
+def curve(
+    found: Facts, title: str, axis: str, *keys: str, smoothed: bool = False
+) -> go.Figure | None:
+    """A value over tokens, a line an arm; None where nobody logged it."""
+    figure = go.Figure()
+    drawn = [_added(figure, curves, keys, smoothed=smoothed) for curves in found.curves]
+    if not any(drawn):
+        return None
+    figure.update_layout(
+        title=title,
+        xaxis_title="tokens",
+        yaxis_title=axis,
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 64, "r": 16, "t": 48, "b": 48},
+        height=320,
+        hovermode="x unified",
+        legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
+    )
+    return figure
+
+
+def bars(found: Facts, title: str, axis: str, measure: str, key: str) -> go.Figure | None:
+    """One figure of every model, side by side."""
+    models = found.figures.get(measure, {})
+    values = {model: row[key] for model, row in models.items() if key in row}
+    if len(values) < 2:
+        return None
+    colours = [COLOURS.get(model, "#7f7f7f") for model in values]
+    figure = go.Figure(
+        go.Bar(
+            x=list(values),
+            y=list(values.values()),
+            marker_color=colours,
+            text=[f"{value:.4g}" for value in values.values()],
+            textposition="outside",
+            cliponaxis=False,
+        )
+    )
+    figure.update_layout(
+        title=title, yaxis_title=axis, template="none", height=320,
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 64, "r": 16, "t": 48, "b": 48},
+    )  # fmt: skip
+    return figure
+
+
+def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
+    """Every chart that this run has data for, with what a screen reader says of it."""
+    drawn: list[tuple[str, go.Figure | None]] = [
+        (
+            "Bits per byte of teacher, student and control on held-out text; lower is better",
+            bars(
+                found, "Bits per byte (lower is better)", "bits", "bits_per_byte", "bits_per_byte"
+            ),
+        ),
+        (
+            "Divergence from the teacher of student and control on held-out text; lower is better",
+            bars(
+                found,
+                "KL to the teacher (lower is better)",
+                "nats per token",
+                "agreement",
+                "kl_to_teacher",
+            ),
+        ),
+    ]
+    for term in terms(found):
+        title = f"Training: {term.replace('_', ' ')}"
+        drawn.append(
+            (
+                f"{title} over tokens",
+                curve(found, title, "nats per token", "terms", term, smoothed=True),
+            )
+        )
+    drawn += [
+        ("Gradient norm over tokens", curve(found, "Gradient norm", "norm", "grad_norm")),
+        ("Learning rate over tokens", curve(found, "Learning rate", "rate", "learning_rate")),
+        (
+            "Tokens per second over tokens",
+            curve(found, "Throughput", "tokens/s", "tokens_per_second"),
+        ),
+        ("Peak memory over tokens", curve(found, "Peak memory", "GB", "peak_gigabytes")),
+    ]
+    return [(said, figure) for said, figure in drawn if figure is not None]

@@ -1,0 +1,135 @@
+"""What a run's folder tells: figures, curves, samples, recipe, provenance. Reads files only, needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from limbeck import files
+from limbeck.errors import LimbeckError
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The log of one arm. lines: in the order they were trained, tokens counted through all stages."""
+
+    title: str
+    lines: list[Line]
+
+    def points(self, *keys: str) -> tuple[list[float], list[float]]:
+        """Tokens, and the value at these nested keys, of each line that has it."""
+        xs, ys = [], []
+        for line in self.lines:
+            value: Any = line
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, int | float):
+                xs.append(float(line["tokens_in_all"]))
+                ys.append(float(value))
+        return xs, ys
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report shows. figures: {measure: {model: {name: value}}}."""
+
+    name: str
+    recipe: str
+    provenance: Line
+    curves: list[Curves]
+    figures: dict[str, dict[str, dict[str, float]]]
+    gaps: dict[str, float] = field(default_factory=dict)
+    about: Line = field(default_factory=dict)
+    samples: Line = field(default_factory=dict)
+
+
+def facts(run: Path) -> Facts:
+    """Everything a run's folder holds; raises LimbeckError where it is no run."""
+    if not (run / "recipe.yaml").is_file():
+        raise LimbeckError(f"{run} is no run: it has no recipe.yaml.")
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    gaps: dict[str, float] = {}
+    about: Line = {}
+    samples: Line = {}
+    for path in sorted((run / "evaluation").glob("*.json")):
+        found = files.read_json(path)
+        if path.stem == "samples":
+            samples = found
+            continue
+        figures[path.stem] = found["models"]
+        gaps |= found.get("gap_recovered", {})
+        about = {key: found[key] for key in ("command", "source", "rows", "length")}
+    arms = [Curves("student", _lines(run)), Curves("control", _lines(run / "control"))]
+    provenance = run / "provenance.json"
+    return Facts(
+        name=run.resolve().name,
+        recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
+        provenance=files.read_json(provenance) if provenance.is_file() else {},
+        curves=[arm for arm in arms if arm.lines],
+        figures=figures,
+        gaps=gaps,
+        about=about,
+        samples=samples,
+    )
+
+
+def _lines(run: Path) -> list[Line]:
+    """The lines of log.jsonl; a last one that a kill cut short is passed over."""
+    path = run / "log.jsonl"
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    lines = [files.parse_json(line, str(path)) for line in whole.split(b"\n") if line]
+    before, stage = 0, None
+    for index, line in enumerate(lines):
+        if line["stage"] != stage:
+            before, stage = (lines[index - 1]["tokens_in_all"] if index else 0), line["stage"]
+        line["tokens_in_all"] = before + line["tokens"]
+    return lines
+
+
+COLUMNS = (
+    ("models", "parameters", "parameters", "{:,.0f}"),
+    ("bits_per_byte", "bits_per_byte", "bits per byte", "{:.4f}"),
+    ("bits_per_byte", "nats_per_token", "nats per token", "{:.4f}"),
+    ("agreement", "kl_to_teacher", "KL to the teacher", "{:.4f}"),
+    ("agreement", "top_1_agreement", "top-1 agreement", "{:.2%}"),
+    ("agreement", "top_k_overlap", "top-k overlap", "{:.2%}"),
+    ("speed", "tokens_per_second", "tokens/s", "{:,.0f}"),
+)
+
+
+def table(found: Facts) -> tuple[list[str], list[list[str]]]:
+    """The figures as text: headings, and a row a model."""
+    shown = [column for column in COLUMNS if column[0] in found.figures]
+    models = list(next(iter(found.figures.values()))) if found.figures else []
+    rows = []
+    for model in models:
+        cells = []
+        for measure, key, _, form in shown:
+            value = found.figures[measure].get(model, {}).get(key)
+            cells.append("–" if value is None else form.format(value))
+        rows.append([model, *cells])
+    return ["model", *(heading for _, _, heading, _ in shown)], rows
+
+
+def verdict(found: Facts) -> str:
+    """One sentence: did distillation help? By how much, against a control that saw the same text."""
+    bits, kl = found.figures.get("bits_per_byte", {}), found.figures.get("agreement", {})
+    if "student" not in bits:
+        return "This run has not been evaluated yet."
+    if "control" not in bits:
+        return "This run has no control arm, so nobody can tell whether distillation helped."
+    gain = bits["control"]["bits_per_byte"] - bits["student"]["bits_per_byte"]
+    parts = [_better(gain, "bits per byte of held-out text")]
+    if "control" in kl:
+        closer = kl["control"]["kl_to_teacher"] - kl["student"]["kl_to_teacher"]
+        parts.append(_better(closer, "nats of KL to the teacher"))
+    return f"Against a control that learned from the same text alone, the student is {'; it is '.join(parts)}."
+
+
+def _better(gain: float, unit: str) -> str:
+    return f"{'better' if gain > 0 else 'worse'} by {abs(gain):.4f} {unit}"

@@ -1,0 +1,85 @@
+"""report.html and report.md of a run: one page that needs nothing else, and the same in plain text."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from limbeck import files
+from limbeck.report import charts, collect
+
+
+def write(run: Path) -> Path:
+    """Writes both reports into the run's folder. Returns the path of report.html."""
+    found = collect.facts(run)
+    files.write_bytes(run / "report.html", html(found).encode())
+    files.write_bytes(run / "report.md", markdown(found).encode())
+    return run / "report.html"
+
+
+def html(found: collect.Facts) -> str:
+    """One self-contained page: no file, font or script is fetched."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = resources.files("limbeck.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    headings, rows = collect.table(found)
+    drawn = charts.all_charts(found)
+    return environment.from_string(page).render(
+        found=found,
+        verdict=collect.verdict(found),
+        headings=headings,
+        rows=rows,
+        gaps=_gaps(found),
+        charts=[said for said, _ in drawn],
+        # A closing tag inside a script would end it, whatever quotes it stands in.
+        figures=json.dumps([json.loads(figure.to_json()) for _, figure in drawn]).replace(
+            "</", "<\\/"
+        ),
+        plotly=get_plotlyjs(),
+        provenance=_flat(found.provenance),
+    )
+
+
+def _gaps(found: collect.Facts) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), f"{value:.1%}") for key, value in found.gaps.items()]
+
+
+def _flat(tree: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{before}{key}"
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name}.")
+        else:
+            rows.append(
+                (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            )
+    return rows
+
+
+def markdown(found: collect.Facts) -> str:
+    """The report for a terminal or a pull request."""
+    headings, rows = collect.table(found)
+    lines = [f"# {found.name}", "", collect.verdict(found), ""]
+    if rows:
+        lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    for name, value in _gaps(found):
+        lines.append(f"- Gap recovered, {name}: {value} of (control - teacher)")
+    if found.about:
+        lines += [
+            "",
+            f"Held-out text: {found.about['rows']} rows of {found.about['length']} tokens. "
+            f"Again: `{found.about['command']}`",
+        ]
+    if found.samples:
+        lines += ["", f"After the words `{found.samples['prompt']}`:", ""]
+        for model, text in found.samples["models"].items():
+            lines += [f"- {model}: {json.dumps(text.strip(), ensure_ascii=False)}"]
+    lines += ["", "## Recipe", "", "```yaml", found.recipe.strip(), "```", "", "## Provenance", ""]
+    lines += [f"- {name}: `{value}`" for name, value in _flat(found.provenance)]
+    return "\n".join(lines) + "\n"
