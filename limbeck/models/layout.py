@@ -76,7 +76,7 @@ class Head:
 
     def finish(self, raw: Tensor) -> Tensor:
         """Logits (tokens, vocab) in float32 or float64 from hidden @ weight.T (+ bias), (tokens, rows)."""
-        logits = raw[..., : self.vocab]
+        logits = raw if raw.shape[-1] == self.vocab else raw[..., : self.vocab]
         if logits.dtype != torch.float64:
             logits = logits.float()  # scale and soft-cap in float32, also of bf16 products
         if self.scale != 1:

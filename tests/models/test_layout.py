@@ -2,6 +2,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -185,6 +186,34 @@ def test_adapted_model_is_seen_through_and_its_adapter_counts():
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     assert (layout.hidden(adapted, batch) - before).abs().max() > 1e-3
     assert len(layout.layers(adapted)) == 2
+
+
+def test_sharded_model_is_seen_through(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model, batch = tiny.llama(tied=True), tiny.batch(2, 9)
+        before = layout.head(model)(layout.hidden(model, batch)).detach()
+        whole = Whole(model)
+        for block in layout.layers(model):
+            fully_shard(block)
+        fully_shard(whole)
+        torch.testing.assert_close(whole(batch), before, atol=1e-6, rtol=0)
+        assert len(layout.layers(model)) == 2
+        assert layout.final_norm(model) is model.model.norm
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Whole(nn.Module):
+    """The outermost module, whose call gathers what stands outside the blocks."""
+
+    def __init__(self, student):
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch):
+        return layout.head(self.student)(layout.hidden(self.student, batch))
 
 
 def test_adapter_on_the_head_is_refused():
