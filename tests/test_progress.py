@@ -2,7 +2,7 @@
 
 import io
 
-from limbeck.progress import Progress, progress, span
+from limbeck.progress import Progress, progress, say, span
 
 
 class Terminal(io.StringIO):
@@ -54,3 +54,23 @@ def test_a_terminal_gets_a_bar_that_ends_full():
 
 def test_spans_are_written_for_people():
     assert [span(s) for s in (0.2, 42, 185, 7620)] == ["0 s", "42 s", "3 min 05 s", "2 h 07 min"]
+
+
+def test_what_an_earlier_process_did_is_not_this_ones_speed():
+    now = [0.0]
+    counter = Progress(400, nothing, lambda: now[0], done=300, before=300)
+    now[0] = 10.0
+    counter.advance(50)
+    assert counter.line() == "350 of 400 (88%), 5.00/s, 10 s, 10 s left"
+
+
+def test_work_that_goes_on_begins_where_it_stood():
+    out = io.StringIO()
+    with progress("train", 10, done=7, stream=out) as bar:
+        bar.advance(3)
+    assert out.getvalue().startswith("train: 10 of 10 (100%)")
+
+
+def test_a_line_is_said_on_standard_error(capsys):
+    say("export is complete.")
+    assert capsys.readouterr() == ("", "export is complete.\n")
