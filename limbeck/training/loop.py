@@ -91,7 +91,8 @@ def gradients(loop: Loop, step: int) -> tuple[Tensor, Tensor]:
     sums = torch.zeros(len(terms), dtype=precise, device=device)
     # FSDP averages gradients over ranks; the loss is a sum over them, hence the world's size.
     scale = loop.world.size / weight.clamp(min=torch.finfo(precise).tiny)
-    for batch in batches:
+    for number, batch in enumerate(batches, start=1):
+        parallel.hold(loop.step_module, loop.world, last=number == len(batches))
         here = batch.to(device)
         signal = loop.teacher.signal(here, Wanted()) if loop.teacher else None
         value, parts = loop.step_module(here, signal, terms, coefficients)

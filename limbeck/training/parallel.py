@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from limbeck.errors import LimbeckError
@@ -59,6 +59,17 @@ def shard(step: nn.Module, layers: Iterable[nn.Module], world: World, dtype: tor
     for module in layers:
         fully_shard(module, reshard_after_forward=world.size > 1, mp_policy=policy)
     fully_shard(step, reshard_after_forward=False, mp_policy=policy)
+
+
+def hold(step: nn.Module, world: World, *, last: bool) -> None:
+    """With one rank: keeps parameters and gradients whole until the last micro-batch of a step.
+
+    Nobody else waits for memory there, so gathering and adding up once a step is cheaper. With several ranks each
+    micro-batch gives back what it gathered.
+    """
+    if isinstance(step, FSDPModule) and world.size == 1:
+        step.set_requires_gradient_sync(last)
+        step.set_reshard_after_backward(last)
 
 
 def total(tensor: Tensor) -> Tensor:
