@@ -125,9 +125,12 @@ def _resumed(arm: Arm, index: int, step: Step, adam: torch.optim.Optimizer) -> d
     folder, wanted = arm.checkpoints(index), arm.recipe.resume
     here: Path | None = None
     if wanted == "auto":
-        here, reasons = checkpoint.newest(folder)
+        # One rank looks and tells: two might see a shared file system differently.
+        here, reasons = checkpoint.newest(folder) if arm.world.first else (None, [])
         for reason in reasons:
             say(f"{arm.title}: passed over a checkpoint: {reason}")
+        said = parallel.told(str(here or ""), arm.world)
+        here = Path(said) if said else None
     elif wanted != "none":
         here = Path(wanted)
     elif checkpoint.found(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from limbeck.cache.format import CacheAbout
 from limbeck.data.tokenize import tokenizer_fingerprint
 from limbeck.errors import ModelError, RecipeError
 from limbeck.models import load, place
+from limbeck.progress import say
 from limbeck.recipe import Part, Recipe, Stage
 from limbeck.types import Batch, Materials, Signal, Source, Teacher, Wanted
 
@@ -37,6 +38,7 @@ class Ground:
     vocab: int
     device: torch.device
     dtype: torch.dtype
+    sources: dict[tuple[str, bool], Source] = field(default_factory=dict)
 
 
 def teacher_model(recipe: Recipe) -> Model | None:
@@ -61,7 +63,7 @@ def ground(recipe: Recipe) -> Ground:
     ids = max(tokenizer.get_vocab().values()) + 1
     for role, model in (("teacher", teacher), ("student", student)):
         if model and model != origin:
-            _same_tokenizer(role, model, origin, mark)
+            _same_tokenizer(role, model, origin, tokenizer)
         if model:
             room = load.load_config(model.name, revision=model.revision).vocab_size
             if room < ids:
@@ -74,8 +76,17 @@ def ground(recipe: Recipe) -> Ground:
     )
 
 
-def _same_tokenizer(role: str, model: Model, origin: Model, mark: str) -> None:
-    found = tokenizer_fingerprint(load.load_tokenizer(model.name, revision=model.revision))
+def _same_tokenizer(
+    role: str, model: Model, origin: Model, wanted: PreTrainedTokenizerBase
+) -> None:
+    mine = load.load_tokenizer(model.name, revision=model.revision)
+    found = tokenizer_fingerprint(mine, roles=False)
+    mark = tokenizer_fingerprint(wanted, roles=False)
+    if mine.eos_token_id != wanted.eos_token_id:
+        say(
+            f"note: {role} {model.name} ends with {mine.eos_token!r}, {origin.name} with {wanted.eos_token!r}: "
+            "a student that learns from one may not stop at the other."
+        )
     if found != mark:
         raise ModelError(
             f"The {role}'s tokenizer ({model.name}, {found[:12]}) is not that of {origin.name} ({mark[:12]}): "
@@ -85,7 +96,14 @@ def _same_tokenizer(role: str, model: Model, origin: Model, mark: str) -> None:
 
 
 def source(base: Ground, part: Part, where: str, *, shuffled: bool = True) -> Source:
-    """The rows of a source, in the order of the recipe's seed."""
+    """The rows of a source, in the order of the recipe's seed. Opened once: text is verified on opening."""
+    key = (part.model_dump_json(), shuffled)
+    if key not in base.sources:
+        base.sources[key] = _source(base, part, where, shuffled=shuffled)
+    return base.sources[key]
+
+
+def _source(base: Ground, part: Part, where: str, *, shuffled: bool) -> Source:
     function, options = loading.checked(part, "sources", where)
     options.setdefault("seed", base.recipe.seed)
     if not shuffled:

@@ -83,7 +83,9 @@ def _reloaded_difference(folder: Path, probe: torch.Tensor, before: torch.Tensor
 
 
 def recarded(folder: Path, card: str) -> None:
-    """Gives an exported folder another model card; the folder is whole before and after."""
+    """Gives an exported folder another model card; the folder is whole before and after, or absent for a moment."""
+    if (folder / CARD).read_text(encoding="utf-8") == card:
+        return
     manifest = files.verify(folder)
     fresh = folder.with_name(f".partial-card-{folder.name}")
     old = folder.with_name(f".partial-old-{folder.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,18 +48,23 @@ class Folder:
         """The figures of one measure."""
         return self.path / "evaluation" / f"{measure}.json"
 
-    def begin(self, recipe: str) -> None:
-        """Claims the folder for a recipe; a folder that holds another recipe is refused."""
-        if self.recipe.is_file() and self.recipe.read_text(encoding="utf-8") != recipe:
-            raise LimbeckError(
-                f"{self.path} holds a run of another recipe:\n{_difference(self.recipe, recipe)}\n"
-                "Give this one another name (name=…), or remove that folder."
-            )
+    def begin(self, recipe: str, identity: Callable[[str], str]) -> None:
+        """Claims the folder for a recipe; another one is refused.
+
+        identity: what of a recipe's text makes a run the same run; how it is resumed does not.
+        """
+        if self.recipe.is_file():
+            before, after = identity(self.recipe.read_text(encoding="utf-8")), identity(recipe)
+            if before != after:
+                raise LimbeckError(
+                    f"{self.path} holds a run of another recipe:\n{_difference(before, after)}\n"
+                    "Give this one another name (name=…), or remove that folder."
+                )
         files.write_bytes(self.recipe, recipe.encode())
 
 
-def _difference(path: Path, recipe: str) -> str:
-    before, after = path.read_text(encoding="utf-8").splitlines(), recipe.splitlines()
+def _difference(there: str, here: str) -> str:
+    before, after = there.splitlines(), here.splitlines()
     changed = [f"  there: {line.strip()}" for line in before if line not in after]
     changed += [f"  here:  {line.strip()}" for line in after if line not in before]
     return "\n".join(changed[:8]) or "  the same lines in another order"

@@ -72,10 +72,15 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
         for name, model in models.items()
     }
     _write_samples(base, folder, models, asked)
-    _write(folder, MODELS, sizes, about)
     for measure, figures in found.items():
         _write(folder, measure, figures, about)
+    _write(folder, MODELS, sizes, about)  # last: it says that the others are there
     return {MODELS: sizes, **found}
+
+
+def done(folder: Folder) -> bool:
+    """Whether every figure of the run is written."""
+    return folder.evaluation(MODELS).is_file()
 
 
 def _write(folder: Folder, measure: str, figures: Any, about: dict[str, Any]) -> None:

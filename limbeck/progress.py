@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -67,10 +68,20 @@ def progress(
     with progress("tokenize", total=400) as bar: bar.advance(3)
     """
     out = sys.stderr if stream is None else stream
-    shown = _bar if out.isatty() else _lines
+    shown = _silent if _other_rank() else _bar if out.isatty() else _lines
     with shown(description, total, out) as counter:
         counter.done = counter.before = done
         yield counter
+
+
+def _other_rank() -> bool:
+    """Whether torchrun started this process as another than the first, which speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+@contextlib.contextmanager
+def _silent(description: str, total: int | None, out: TextIO) -> Iterator[Progress]:  # noqa: ARG001
+    yield Progress(total, lambda _: None)
 
 
 @contextlib.contextmanager
@@ -109,5 +120,7 @@ def _lines(description: str, total: int | None, out: TextIO) -> Iterator[Progres
 
 def say(text: str) -> None:
     """One line on standard error, beside the bars."""
+    if _other_rank():
+        return
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -31,15 +31,15 @@ def carry_out(recipe: Recipe) -> None:
     if not world.first:
         return _train_all(base, world, folder, stop)
     with owned(folder.path):
-        folder.begin(loading.dump(recipe))
+        folder.begin(loading.dump(recipe), _identity)
         _write_provenance(base, folder)
         _train_all(base, world, folder, stop)
         if world.size > 1:
             dist.destroy_process_group()
         _export_all(base, folder, stop)
-        if recipe.evaluate and not judging.read(folder):
+        if recipe.evaluate and not judging.done(folder):
             judging.evaluate(base, folder, stop)
-            _recard(base, folder)
+        _recard(base, folder)
         judging.tell(folder, render.write(folder.path))
     return None
 
@@ -61,11 +61,30 @@ def arms(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> lis
     return found
 
 
+def _identity(text: str) -> str:
+    """What makes two runs the same one: all but how it is resumed, logged and where its folder is."""
+    recipe = loading.build(loading.parse_yaml(text, "recipe.yaml"), "recipe.yaml")
+    plain = {name: Recipe.model_fields[name].default for name in ("resume", "log_every", "runs")}
+    return loading.dump(recipe.model_copy(update=plain))
+
+
+def _prepare(base: Ground, world: parallel.World) -> None:
+    """Text is prepared by the first rank; the others find it done."""
+    if not world.first:
+        parallel.barrier()
+    for stage in base.recipe.stages:
+        assembly.stage_source(base, stage)
+    assembly.held_out(base)
+    if world.first:
+        parallel.barrier()
+
+
 def _train_all(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> None:
+    _prepare(base, world)
     for arm in arms(base, world, folder, stop):
         if world.first and arm.title == "control":
             arm.folder.path.mkdir(exist_ok=True)
-            arm.folder.begin(loading.dump(arm.recipe))
+            arm.folder.begin(loading.dump(arm.recipe), _identity)
         train(arm)
 
 
@@ -174,7 +193,7 @@ def _recard(base: Ground, folder: Folder) -> None:
             for index, stage in enumerate(arm.recipe.stages)
         )
         facts = _facts(arm, model, tokens) | {"measures": figures}
-        exporting.recarded(arm.folder.export, exporting.card(facts))
+        exporting.recarded(arm.folder.export, exporting.card(facts))  # no work where it is the same
 
 
 def _write_provenance(base: Ground, folder: Folder) -> None:

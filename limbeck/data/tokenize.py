@@ -143,8 +143,11 @@ def largest_id(tokenizer: Any) -> int:
     return int(max(tokenizer.get_vocab().values()))
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: Any, *, roles: bool = True) -> str:
     """SHA-256 of what a tokenizer does: its ids, its special ids, and how it encodes.
+
+    Without `roles` it tells only whether the same text becomes the same ids: which id ends a turn, and what stands
+    around a text, may differ, as they do between a base model and its instruct sibling.
 
     Each piece of the vocabulary is decoded and encoded again, so that a changed merge shows. No name, path
     or library version is in it: the same behaviour has the same fingerprint, another has another.
@@ -155,7 +158,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     }
     found = hashlib.sha256()
     found.update(canonical(sorted((i, token) for token, i in vocab.items())))
-    found.update(canonical([special, sorted(tokenizer.all_special_ids)]))
+    if roles:
+        found.update(canonical([special, sorted(tokenizer.all_special_ids)]))
     added = [token.content for token in backend.get_added_tokens_decoder().values()]
     probes = [*PROBES, *(f"a{token} {token}\n b" for token in added)]
     pieces = backend.decode_batch([[i] for i in sorted(vocab.values())], skip_special_tokens=False)
@@ -164,7 +168,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         for one in backend.encode_batch_fast(texts, add_special_tokens=whole):
             found.update(np.array([len(one.ids), *one.ids], dtype="<i8").tobytes())
 
-    ran(probes, whole=True)
+    if roles:
+        ran(probes, whole=True)
     ran([*probes, *pieces], whole=False)
     _split(backend, tokenizer)
     ran(probes, whole=False)

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from limbeck import files
 from limbeck.errors import ModelError
@@ -40,6 +41,7 @@ def load_model(
     attention: str = "sdpa",
 ) -> PreTrainedModel:
     """A causal language model in eval mode, every parameter of it read from its files."""
+    transformers_logging.disable_progress_bar()  # its bars would stand in the way of ours
     folder = _folder(name, revision, _MODEL)
     config = _config(folder / "config.json", name)
     if not list(folder.glob("*.safetensors")):
