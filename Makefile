@@ -1,0 +1,66 @@
+# Every target does its own set-up: a machine with Python 3.11 or newer and make needs nothing else.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# Workers of the tests; each computes with one thread, so two of them fill two cores.
+WORKERS ?= 2
+JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
+
+.PHONY: help venv quickstart test test-slow journey bench lint format docs clean
+
+help: ## Lists the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+venv: $(STAMP) ## Makes .venv with pinned versions; again only when pyproject.toml or constraints.txt change
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Limbeck needs Python 3.11 or newer; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 | tail -n 1)." >&2; \
+	  echo "Name another one: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP) ## The main job: fetch teacher and text, distil, judge, report (about 12 minutes on 2 cores)
+	$(BIN)/limbeck fetch smollm2
+	$(BIN)/limbeck fetch python-docs
+	$(BIN)/limbeck train recipes/quickstart.yaml
+
+test: $(STAMP) ## The tests, in minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-slow: $(STAMP) ## The tests that take longer: kills, journeys
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+journey: $(STAMP) ## The three runs on WikiText-2 of docs/results.md (about 45 minutes; needs ../shared/data)
+	@test -f ../shared/data/wikitext2/valid.raw.txt || { \
+	  echo "make journey reads WikiText-2 raw from ../shared/data/wikitext2 (valid.raw.txt, test.raw.txt)." >&2; exit 1; }
+	@echo "Three runs on WikiText-2: about 45 minutes on 2 cores. Stop and repeat it as you like: it goes on."
+	$(BIN)/limbeck fetch smollm2
+	for recipe in $(JOURNEY); do $(BIN)/limbeck train $$recipe; done
+
+bench: $(STAMP) ## The benchmarks, a few minutes; see benchmarks/README.md
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/head_step.py
+
+lint: $(STAMP) ## Format, lint and types, as the tests of a change will see them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Puts every file into the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(STAMP) ## Writes docs/recipe.md again from limbeck/recipe.py
+	$(BIN)/python docs/make_recipe_page.py
+
+clean: ## Removes the virtual environment and what tools left; runs, caches, models and corpora stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find limbeck tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
