@@ -1,0 +1,168 @@
+"""What the pages say is true: files exist, commands are commands, recipes load, examples run."""
+
+import importlib.util
+import re
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import tiny_cache
+import yaml
+
+from limbeck import assembly, loading, names
+from limbeck.cache.write import create_or_check, write_shard
+from limbeck.cli import app
+from limbeck.recording import likeliest
+from limbeck.types import Wanted
+
+HERE = Path(__file__).parents[1]
+PAGES = sorted([*HERE.glob("docs/**/*.md"), *HERE.glob("*.md"), *HERE.glob("benchmarks/*.md")])
+RECIPES = sorted(HERE.glob("recipes/*.yaml"))
+# What the three pages on adding a part invent; nothing of the kind stands in the package.
+INVENTED = re.compile(r"(top_gap|parrot|reset)\.py$")
+ADDING = {"objective": "objectives", "teacher": "teachers", "student": "students"}
+
+
+def named(page):
+    return str(page.relative_to(HERE))
+
+
+def blocks(page, language):
+    """The code blocks of a page whose first line is ```language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+
+
+def run(source, name):
+    """A code block as a module."""
+    module = types.ModuleType(name)
+    exec(compile(source, name, "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text()
+    rooms = "limbeck|tests|docs|recipes|benchmarks|changelog.d"
+    found = re.findall(rf"`((?:{rooms})/[\w./-]*)`", text)
+    missing = [path for path in found if not (HERE / path).exists() and not INVENTED.search(path)]
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    missing += [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_command_that_a_page_names_is_one(page):
+    known = {item.name or item.callback.__name__ for item in app.registered_commands}
+    text = page.read_text()
+    code = re.findall(r"`(limbeck [^`]+)`", text) + re.findall(r"^    (limbeck .+)$", text, re.M)
+    wrong = [line for line in code if line.split()[1] not in known and line.split()[1] != "--help"]
+    assert not wrong
+    targets = set(re.findall(r"^([a-z-]+):", (HERE / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_recipe_on_a_page_loads_and_its_parts_exist(page):
+    for block in blocks(page, "yaml"):
+        tree = yaml.safe_load(block)
+        if isinstance(tree, dict) and "stages" in tree:
+            loading.check(loading.build(loading.parse_yaml(block, named(page)), named(page)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=named)
+def test_every_recipe_of_the_project_loads_and_its_parts_exist(recipe):
+    assert loading.check(loading.load(recipe)).name == recipe.stem
+
+
+def test_a_recipe_on_a_page_can_be_planned_without_a_network():
+    (block,) = blocks(HERE / "docs/methods/response.md", "yaml")
+    student = assembly.student_on_meta(loading.build(yaml.safe_load(block)))
+    assert sum(parameter.numel() for parameter in student.parameters()) == 1_235_814_400
+
+
+def test_the_walk_passes_every_room():
+    text = (HERE / "docs/walk.md").read_text()
+    said = {"objectives", "models", "data", "training", "evaluation", "report"}
+    passed = [
+        path.relative_to(HERE).as_posix()
+        for path in sorted(HERE.glob("limbeck/**/*.py"))
+        if path.name not in ("__init__.py", "__main__.py")
+        and not (path.parent.name == "objectives" and path.stem != "forward_kl")
+        and not (path.parent.name in said and path.name.startswith("_"))
+    ]
+    assert not [path for path in passed if f"`{path}`" not in text]
+
+
+def test_the_page_of_keys_is_what_its_script_writes():
+    place = HERE / "docs/make_recipe_page.py"
+    spec = importlib.util.spec_from_file_location("make_recipe_page", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run 'make docs'"
+
+
+@pytest.mark.parametrize("kind", ADDING)
+def test_the_example_of_adding_a_part_runs_and_its_test_passes(kind, monkeypatch):
+    page = (
+        HERE / f"docs/add-an-{kind}.md" if kind == "objective" else HERE / f"docs/add-a-{kind}.md"
+    )
+    assert len(page.read_text().splitlines()) <= 60
+    (source,), (test,) = blocks(page, f"python {kind}"), blocks(page, "python test")
+    name = re.search(rf"limbeck/{ADDING[kind]}/(\w+)\.py", page.read_text())[1]
+    monkeypatch.setitem(
+        sys.modules,
+        f"limbeck.{ADDING[kind]}.{name}",
+        run(source, f"limbeck.{ADDING[kind]}.{name}"),
+    )
+    examples = [item for key, item in vars(run(test, "example")).items() if key.startswith("test_")]
+    for example in examples:
+        example()
+    assert examples
+    part = names.find("any", f"limbeck.{ADDING[kind]}.{name}.{name}")
+    given = re.search(rf"`(?:{kind}: )?\{{{name}: (\{{.*?\}})\}}`", page.read_text())
+    if given:
+        assert set(yaml.safe_load(given[1])) <= set(names.options(part))
+
+
+@pytest.mark.parametrize("vocab", [tiny.VOCAB, 70_000])
+def test_a_reader_written_from_the_page_reads_what_was_recorded(tmp_path, vocab):
+    (source,) = blocks(HERE / "docs/cache-format.md", "python reader")
+    assert len(source.strip().splitlines()) <= 45
+    reader = run(source, "reader")
+    about = tiny_cache.about(vocab=vocab, teacher_name="Elena's téacher")
+    text = tiny_cache.Text(rows=3)
+    batch = text.batch(range(3))
+    kept = likeliest(tiny_cache.Whole().signal(batch, Wanted()).logits, about.k)
+    kept = replace(kept, ids=kept.ids + (vocab - tiny.VOCAB))
+    create_or_check(tmp_path, about)
+    write_shard(tmp_path, batch.addresses, kept, about, tokens=batch.addresses)
+    found, rows = reader.read(tmp_path)
+    assert found["k"] == about.k
+    assert reader.identity(found) == about.identity
+    address = reader.address(batch.input_ids[1].numpy(), batch.position_ids[1].numpy())
+    assert set(rows) == set(batch.addresses)
+    shape = (tiny_cache.LENGTH, about.k)
+    np.testing.assert_array_equal(rows[address]["ids"], kept.ids.reshape(3, *shape)[1].numpy())
+    expected = kept.logprobs.float().reshape(3, *shape)[1].numpy()
+    np.testing.assert_array_equal(rows[address]["logprobs"], expected)
+    whole = np.exp(rows[address]["logprobs"]).sum(-1) + np.exp(rows[address]["rest"])
+    np.testing.assert_allclose(whole, 1, atol=1e-6)
+
+
+def test_a_reader_written_from_the_page_refuses_a_changed_byte(tmp_path):
+    (source,) = blocks(HERE / "docs/cache-format.md", "python reader")
+    reader, about = run(source, "reader"), tiny_cache.about()
+    batch = tiny_cache.Text(rows=2).batch(range(2))
+    kept = likeliest(tiny_cache.Whole().signal(batch, Wanted()).logits, about.k)
+    create_or_check(tmp_path, about)
+    shard = write_shard(tmp_path, batch.addresses, kept, about, tokens=batch.addresses)
+    place = shard / "rows.safetensors"
+    raw = bytearray(place.read_bytes())
+    raw[-1] ^= 1
+    place.write_bytes(raw)
+    with pytest.raises(AssertionError, match=r"rows\.safetensors"):
+        reader.read(tmp_path)
