@@ -61,13 +61,53 @@ def finished(arm: Arm) -> Path | None:
 
 def train(arm: Arm) -> None:
     """Trains every stage that is not finished yet."""
-    for index, stage in enumerate(arm.recipe.stages):
+    for stage in arm.recipe.stages:
         loop.check_split(stage, arm.world)
+    first = _first_stage(arm)
+    for index in range(first, len(arm.recipe.stages)):
+        newest = _newest(arm, index)
         final = arm.checkpoints(index) / f"{last_step(arm, index):06d}"
-        if final.is_dir() and arm.recipe.resume == "auto":
-            say(f"{arm.title}: stage {stage.name} is done ({final}).")
+        if newest == final and arm.recipe.resume != "none":
+            say(f"{arm.title}: stage {arm.recipe.stages[index].name} is done ({final}).")
         else:
-            _stage(arm, index)
+            # What is there already goes before what `resume` names, which is only where this run began.
+            begins_at = newest or (_told_checkpoint(arm) if index == first else None)
+            _stage(arm, index, begins_at, follows=index > first)
+
+
+def _told_checkpoint(arm: Arm) -> Path | None:
+    """The checkpoint that `resume` names, or None where it says auto or none."""
+    return None if arm.recipe.resume in ("auto", "none") else Path(arm.recipe.resume)
+
+
+def _first_stage(arm: Arm) -> int:
+    """The stage in which training begins: the first, or that of the checkpoint which `resume` names."""
+    told = _told_checkpoint(arm)
+    if told is None:
+        return 0
+    names = [stage.name for stage in arm.recipe.stages]
+    stage = checkpoint.state(told)["stage"]
+    if stage not in names:
+        raise LimbeckError(
+            f"{told} is of stage {stage}; wanted one of {', '.join(names)}. Correct 'resume'."
+        )
+    return names.index(stage)
+
+
+def _newest(arm: Arm, index: int) -> Path | None:
+    """The newest checkpoint of a stage that verifies; damaged ones after it are set aside, with the reason.
+
+    One rank looks and tells: two might see a shared file system differently.
+    """
+    found: Path | None = None
+    if arm.world.first:
+        found, reasons = checkpoint.newest(arm.checkpoints(index))
+        for reason in reasons:
+            say(f"{arm.title}: passed over a checkpoint: {reason}")
+        for path in checkpoint.set_aside(arm.checkpoints(index), found):
+            say(f"{arm.title}: it is kept aside as {path}.")
+    said = parallel.told(str(found or ""), arm.world)
+    return Path(said) if said else None
 
 
 def trainable(student: PreTrainedModel, stage: Stage) -> set[str]:
@@ -81,23 +121,24 @@ def trainable(student: PreTrainedModel, stage: Stage) -> set[str]:
     return found
 
 
-def _stage(arm: Arm, index: int) -> None:
+def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> None:
+    """Trains a stage from a checkpoint, or from its start; `follows` loads what the stage before it trained."""
     recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
     source = assembly.stage_source(arm.base, stage)
-    student = assembly.student(arm.base, source)
+    student = assembly.student(arm.base)
     kept = {f"student.{n}" for s in recipe.stages[: index + 1] for n in trainable(student, s)}
     trained = trainable(student, stage)
     if recipe.compute.activation_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     step = Step(student.to(world.device), vocab=arm.base.vocab, chunk=recipe.compute.chunk)
-    if index > 0:
+    if follows:
         before = arm.checkpoints(index - 1) / f"{last_step(arm, index - 1):06d}"
         checkpoint.load(before, step, None, world=world)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in trained)
     parallel.shard(step, layout.layers(student), world, arm.base.dtype)
     adam = optim.adamw(step, stage.optimizer)
-    state = _resumed(arm, index, step, adam)
+    state = _resumed(arm, begins_at, step, adam)
     job = loop.Loop(
         step_module=step,
         adam=adam,
@@ -115,34 +156,23 @@ def _stage(arm: Arm, index: int) -> None:
         step=state["step"],
         tokens=state["tokens"],
         title=f"{arm.title}, {stage.name}",
-        saved_at=state["step"] or -1,
+        saved_at=-1 if begins_at is None else state["step"],
     )
     loop.run(job)
 
 
-def _resumed(arm: Arm, index: int, step: Step, adam: torch.optim.Optimizer) -> dict[str, int]:
-    """Fills step and optimizer from the checkpoint that `resume` asks for. Returns where it stood."""
-    folder, wanted = arm.checkpoints(index), arm.recipe.resume
-    here: Path | None = None
-    if wanted == "auto":
-        # One rank looks and tells: two might see a shared file system differently.
-        here, reasons = checkpoint.newest(folder) if arm.world.first else (None, [])
-        for reason in reasons:
-            say(f"{arm.title}: passed over a checkpoint: {reason}")
-        said = parallel.told(str(here or ""), arm.world)
-        here = Path(said) if said else None
-    elif wanted != "none":
-        here = Path(wanted)
-    elif checkpoint.found(folder):
-        raise LimbeckError(
-            f"resume is 'none', but {folder} holds checkpoints. Give the run another name, or remove them."
-        )
+def _resumed(
+    arm: Arm, here: Path | None, step: Step, adam: torch.optim.Optimizer
+) -> dict[str, int]:
+    """Fills step and optimizer from a checkpoint. Returns where it stood."""
     if here is None:
         return {"step": 0, "tokens": 0}
+    if arm.recipe.resume == "none":
+        raise LimbeckError(
+            f"resume is 'none', but {here.parent} holds checkpoints. "
+            "Give the run another name, or remove them."
+        )
     state = checkpoint.load(here, step, adam, world=arm.world)
-    stage = arm.recipe.stages[index].name
-    if state["stage"] != stage:
-        raise LimbeckError(f"{here} is of stage {state['stage']}; wanted one of {stage}.")
     say(f"{arm.title}: goes on from {here}.")
     return {"step": state["step"], "tokens": state["tokens"]}
 
@@ -181,6 +211,7 @@ def held_out_loss(step: Step, source: Source, rows: int, world: parallel.World) 
         nats += float(sums[0])
         weight += float(batch.weights.sum())
     step.train()
+    parallel.give_back(step)
     return nats / max(weight, 1e-12)
 
 
@@ -189,8 +220,7 @@ def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:
     final = finished(arm)
     if final is None:
         raise LimbeckError(f"{arm.folder.path}: the {arm.title} is not trained to its end yet.")
-    source = assembly.stage_source(arm.base, arm.recipe.stages[-1])
-    student = assembly.student(arm.base, source)
+    student = assembly.student(arm.base)
     step = Step(student, vocab=arm.base.vocab)
     plain = parallel.World(0, 1, torch.device("cpu"))
     checkpoint.load(final, step, None, world=plain)

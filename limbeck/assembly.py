@@ -43,17 +43,18 @@ class Ground:
 
 def teacher_model(recipe: Recipe) -> Model | None:
     """The model behind the teacher, where the recipe names one."""
-    return _model_of(recipe.teacher)
+    return model_of(recipe.teacher)
 
 
-def _model_of(part: Part | None) -> Model | None:
+def model_of(part: Part | None) -> Model | None:
+    """The model that a part's options name."""
     options = part.options if part else {}
     return Model(options["model"], options.get("revision")) if options.get("model") else None
 
 
 def ground(recipe: Recipe) -> Ground:
     """Tokenizer, vocabulary and device of a recipe; models that do not fit one another are refused here."""
-    teacher, student = teacher_model(recipe), _model_of(recipe.student)
+    teacher, student = teacher_model(recipe), model_of(recipe.student)
     named = Model(recipe.tokenizer) if recipe.tokenizer else None
     origin = named or teacher or student
     if origin is None:
@@ -65,7 +66,8 @@ def ground(recipe: Recipe) -> Ground:
         if model and model != origin:
             _same_tokenizer(role, model, origin, tokenizer)
         if model:
-            room = load.load_config(model.name, revision=model.revision).vocab_size
+            sizes = load.load_config(model.name, revision=model.revision).get_text_config()
+            room = sizes.vocab_size
             if room < ids:
                 raise ModelError(
                     f"{role} {model.name} has {room:,} ids, the tokenizer of {origin.name} has {ids:,}."
@@ -105,8 +107,10 @@ def source(base: Ground, part: Part, where: str, *, shuffled: bool = True) -> So
 
 def _source(base: Ground, part: Part, where: str, *, shuffled: bool) -> Source:
     function, options = loading.checked(part, "sources", where)
-    options.setdefault("seed", base.recipe.seed)
-    if not shuffled:
+    known = names.options(function)
+    if "seed" in known:
+        options.setdefault("seed", base.recipe.seed)
+    if "shuffled" in known and not shuffled:
         options["shuffled"] = False
     found: Source = function(base.tokenizer, **options)
     return found
@@ -121,7 +125,14 @@ def held_out(base: Ground) -> Source | None:
     """The rows that judge, in their own order."""
     if base.recipe.evaluate is None:
         return None
-    return source(base, base.recipe.evaluate.source, "evaluate.source", shuffled=False)
+    found = source(base, base.recipe.evaluate.source, "evaluate.source", shuffled=False)
+    for stage in base.recipe.stages:
+        if found.identity == stage_source(base, stage).identity:
+            raise RecipeError(
+                f"evaluate.source is the text that stage {stage.name} trains on; no figure would mean anything. "
+                "Give another path, or another 'split'."
+            )
+    return found
 
 
 def load_teacher(base: Ground) -> PreTrainedModel | None:
@@ -166,13 +177,17 @@ def teacher(base: Ground) -> Teacher | None:
     return found
 
 
-def student(base: Ground, text: Source | None) -> PreTrainedModel:
-    """The student before training: a pure function of the recipe, so that both arms start alike."""
+def student(base: Ground) -> PreTrainedModel:
+    """The student before training: a pure function of the recipe, so that all arms and stages start alike.
+
+    What it may look at is the text of the first stage, whichever stage it is made for.
+    """
     master = torch.float64 if base.dtype == torch.float64 else torch.float32
 
     def loaded(name: str, revision: str | None) -> PreTrainedModel:
         return load.load_model(name, revision=revision, dtype=master)
 
+    text = stage_source(base, base.recipe.stages[0])
     torch.manual_seed(base.recipe.seed)
     made = _made(base.recipe, loaded, text).to(master)
     for name, parameter in made.named_parameters():

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from limbeck import names
@@ -72,7 +73,7 @@ def fetch(
     if name not in known:
         raise RecipeError(f"Nothing called '{name}' to fetch.{names.suggestion(name, list(known))}")
     folder = known[name].fetch(to or Path(known[name].folder))
-    Console().print(f"{name} is in {folder}", soft_wrap=True)
+    Console().print(f"{name} is in {folder}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -119,7 +120,7 @@ def report(run: RunPath) -> None:
     """Writes report.html and report.md from what a run's folder holds."""
     from limbeck.report import render
 
-    Console().print(f"Report: {render.write(run)}", soft_wrap=True)
+    Console().print(f"Report: {render.write(run)}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -127,7 +128,7 @@ def verify(run: RunPath) -> None:
     """Checks every manifest under a run (or a cache) again, byte by byte."""
     from limbeck import verifying
 
-    Console().print(verifying.verify(run), soft_wrap=True)
+    Console().print(verifying.verify(run), soft_wrap=True, markup=False)
 
 
 def _own_work() -> None:
@@ -148,4 +149,6 @@ def main() -> None:
 
 
 def _told(message: object) -> None:
-    Console(stderr=True).print(f"[red]limbeck:[/red] {message}", soft_wrap=True, highlight=False)
+    # Escaped: a message may hold brackets, such as limbeck[lora], which are no markup.
+    text = f"[red]limbeck:[/red] {escape(str(message))}"
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)

@@ -52,7 +52,8 @@ def export(
                 f"export wrote {strange}, which no model folder needs; nothing is kept."
             )
         found = _reloaded_difference(partial, probe, before)
-        allowed = max_difference if dtype == "float32" else 2e-2 * float(before.abs().max())
+        size = max(1.0, float(before.abs().max()))
+        allowed = size * (max_difference if dtype == "float32" else 2e-2)
         if not found <= allowed:
             raise LimbeckError(
                 f"{folder}: the reloaded student's logits differ by {found:.3g}, {allowed:.3g} is allowed. "
@@ -71,7 +72,12 @@ def _reloaded_difference(folder: Path, probe: torch.Tensor, before: torch.Tensor
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={
+                **os.environ,
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            },
+            start_new_session=True,  # Ctrl-C in a terminal is for us, and we finish this first
         )
     finally:
         question.unlink()
@@ -112,7 +118,7 @@ def card(facts: dict[str, Any]) -> str:
         "---",
         "library_name: transformers",
         "pipeline_tag: text-generation",
-        *([f"base_model: {facts['teacher']}"] if facts["teacher"] else []),
+        *([f"base_model: {facts['teacher']}"] if _on_hub(facts["teacher"]) else []),
         "tags: [distillation, limbeck]",
         "---",
     ]
@@ -127,7 +133,8 @@ def card(facts: dict[str, Any]) -> str:
         f"- Parameters: {facts['parameters']:,}",
         f"- Tokens trained on: {facts['tokens']:,}",
         f"- Teacher fingerprint: `{facts['fingerprint']}`",
-        f"- Made by: `{facts['command']}`",
+        f"- Made by: `{facts['command']}`"
+        + (f", commit {facts['commit']}" if facts["commit"] else ""),
         f"- Versions: {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}",
         "",
         *_measures(facts["measures"]),
@@ -139,6 +146,11 @@ def card(facts: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _on_hub(name: str | None) -> bool:
+    """Whether a name is an owner's model on the hub and not a folder of this machine."""
+    return name is not None and name.count("/") == 1 and not Path(name).exists()
 
 
 def _measures(measures: dict[str, dict[str, dict[str, float]]]) -> list[str]:

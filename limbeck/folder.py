@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +89,3 @@ def owned(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def private() -> None:
-    """What a run writes is for its owner alone."""
-    os.umask(0o077)

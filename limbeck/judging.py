@@ -23,6 +23,7 @@ Figures = dict[str, dict[str, dict[str, float]]]
 """{measure: {model: {name: value}}}"""
 
 SAMPLES, MODELS = "samples", "models"
+_HIGHER_IS_BETTER = ("top_1_agreement",)
 # Which figure of which measure tells how much of the gap was recovered.
 GAPS = (
     ("bits_per_byte", "bits_per_byte"),
@@ -66,7 +67,12 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
         chunk=base.recipe.compute.chunk,
         stop=stop,
     )
-    about = {"source": asked.source.model_dump(), "rows": rows, "length": source.length}
+    about = {
+        "source": asked.source.model_dump(),
+        "rows": rows,
+        "length": source.length,
+        "asked": asked.model_dump(mode="json", by_alias=True),
+    }
     sizes = {
         name: {"parameters": float(sum(p.numel() for p in model.parameters()))}
         for name, model in models.items()
@@ -78,9 +84,12 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
     return {MODELS: sizes, **found}
 
 
-def done(folder: Folder) -> bool:
-    """Whether every figure of the run is written."""
-    return folder.evaluation(MODELS).is_file()
+def done(folder: Folder, asked: Evaluate) -> bool:
+    """Whether every figure that is asked for is written."""
+    path = folder.evaluation(MODELS)
+    return path.is_file() and bool(
+        files.read_json(path)["asked"] == asked.model_dump(mode="json", by_alias=True)
+    )
 
 
 def _write(folder: Folder, measure: str, figures: Any, about: dict[str, Any]) -> None:
@@ -108,14 +117,20 @@ def _write_samples(
 
 
 def gap_recovered(figures: Figures, measure: str, key: str) -> float | None:
-    """(control - student) / (control - teacher): 0 is no better than the control, 1 is the teacher itself."""
+    """(control - student) / (control - teacher): 0 is no better than the control, 1 is the teacher itself.
+
+    None where the control is as good as the teacher already: there is no gap, and the quotient would say nonsense.
+    """
     models = figures.get(measure, {})
     if not {"teacher", "student", "control"} <= set(models):
         return None
     teacher, student, control = (
         models[name].get(key) for name in ("teacher", "student", "control")
     )
-    if teacher is None or student is None or control is None or control == teacher:
+    if teacher is None or student is None or control is None:
+        return None
+    behind = teacher - control if key in _HIGHER_IS_BETTER else control - teacher
+    if behind <= 0:
         return None
     return (control - student) / (control - teacher)
 
@@ -136,8 +151,12 @@ def tell(folder: Folder, report: Path | None) -> None:
         console.print(_table(figures))
         for measure, key in GAPS:
             gap = gap_recovered(figures, measure, key)
+            name = key.replace("_", " ")
+            if gap is None and {"teacher", "control"} <= set(figures.get(measure, {})):
+                console.print(
+                    f"no gap in {name}: the control is as good as the teacher", highlight=False
+                )
             if gap is not None:
-                name = key.replace("_", " ")
                 console.print(
                     f"gap recovered, {name}: {gap:.1%} of (control - teacher)", highlight=False
                 )

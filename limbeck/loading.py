@@ -237,6 +237,13 @@ def check(recipe: Recipe) -> Recipe:
         wanted = sorted({term.name for term in stage.terms} - needs_teacher)
         if wanted and recipe.teacher is None:
             raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
+    for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
+        model = recipe.teacher and recipe.teacher.options.get("model")
+        if measure.name == "agreement" and not model:
+            raise RecipeError(
+                f"evaluate.measures[{number}]: 'agreement' needs a teacher whose 'model' is named. "
+                "Set evaluate.measures to [bits_per_byte]."
+            )
     return recipe
 
 
@@ -249,4 +256,8 @@ def control_of(recipe: Recipe) -> Recipe:
     stages = tuple(
         stage.model_copy(update={"objective": alone, "alpha": None}) for stage in recipe.stages
     )
-    return recipe.model_copy(update={"stages": stages, "control": False})
+    # A checkpoint to begin at is the student's, and learned from the teacher.
+    resume = "none" if recipe.resume == "none" else "auto"
+    # Its folder is inside the run's: carrying its own recipe out again lands there.
+    place = {"name": "control", "runs": f"{recipe.runs}/{recipe.name}"}
+    return recipe.model_copy(update={"stages": stages, "control": False, "resume": resume, **place})

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from limbeck import assembly, exporting, files, judging, loading, provenance, recording
 from limbeck.arm import Arm, finished, last_step, train, trained_student
 from limbeck.assembly import Ground
-from limbeck.errors import LimbeckError, RecipeError
+from limbeck.errors import Interrupted, LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
 from limbeck.models import load
 from limbeck.progress import say
@@ -25,7 +25,7 @@ from limbeck.types import Teacher
 
 def carry_out(recipe: Recipe) -> None:
     """Record, train, control, export, evaluate, report. The same call again goes on, or says it is done."""
-    stop = Stop().install()
+    stop = Stop()
     base, world = _begun(recipe)
     folder = Folder(Path(recipe.runs) / recipe.name)
     if not world.first:
@@ -37,7 +37,7 @@ def carry_out(recipe: Recipe) -> None:
         if world.size > 1:
             dist.destroy_process_group()
         _export_all(base, folder, stop)
-        if recipe.evaluate and not judging.done(folder):
+        if recipe.evaluate and not judging.done(folder, recipe.evaluate):
             judging.evaluate(base, folder, stop)
         _recard(base, folder)
         judging.tell(folder, render.write(folder.path))
@@ -62,9 +62,10 @@ def arms(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> lis
 
 
 def _identity(text: str) -> str:
-    """What makes two runs the same one: all but how it is resumed, logged and where its folder is."""
+    """What makes two runs the same one: all but where its folder is and what does not touch its weights."""
     recipe = loading.build(loading.parse_yaml(text, "recipe.yaml"), "recipe.yaml")
-    plain = {name: Recipe.model_fields[name].default for name in ("resume", "log_every", "runs")}
+    free = ("resume", "log_every", "runs", "export", "evaluate", "checkpoints")
+    plain = {name: Recipe.model_fields[name].default for name in free}
     return loading.dump(recipe.model_copy(update=plain))
 
 
@@ -81,7 +82,10 @@ def _prepare(base: Ground, world: parallel.World) -> None:
 
 def _train_all(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> None:
     _prepare(base, world)
-    for arm in arms(base, world, folder, stop):
+    stop.install()  # until here a signal ends the process at once: preparing is whole or absent
+    waiting = arms(base, world, folder, stop)
+    while waiting:
+        arm = waiting.pop(0)  # popped, so that a finished arm gives its teacher back
         if world.first and arm.title == "control":
             arm.folder.path.mkdir(exist_ok=True)
             arm.folder.begin(loading.dump(arm.recipe), _identity)
@@ -111,7 +115,10 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
         raise LimbeckError(f"record: rank {rank} of {world}; ranks count from 0.")
     if recipe.compute.threads:
         torch.set_num_threads(recipe.compute.threads)
-    counts = _record(assembly.ground(recipe), Stop().install(), rank, world)
+    base = assembly.ground(recipe)
+    for stage in recipe.stages:
+        assembly.stage_source(base, stage)
+    counts = _record(base, Stop().install(), rank, world)
     say(f"recorded {counts['recorded']:,} rows, {counts['already']:,} were there already.")
 
 
@@ -126,7 +133,7 @@ def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
         done = recording.record(
             teacher,
             source,
-            range(steps * stage.rows_per_step),
+            range(min(steps * stage.rows_per_step, source.rows)),  # later epochs bring no new row
             Path(options["path"]),
             assembly.cache_about(base, source.length),
             rank=rank,
@@ -143,6 +150,8 @@ def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
 def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
     plain = parallel.World(0, 1, torch.device("cpu"))
     for arm in arms(base, plain, folder, stop):
+        if stop():
+            raise Interrupted("Stopped before exporting; the same command goes on with it.")
         if arm.folder.export.is_dir():
             files.verify(arm.folder.export)
             continue
@@ -167,6 +176,7 @@ def _facts(arm: Arm, student: Any, tokens: int) -> dict[str, Any]:
     return {
         "name": f"{arm.recipe.name}, {arm.title}",
         "teacher": teacher.name if teacher else None,
+        "commit": provenance.commit()["commit"],
         "fingerprint": load.fingerprint(teacher.name, teacher.revision) if teacher else "none",
         "method": f"{arm.recipe.student.name} student, {' + '.join(dict.fromkeys(terms))}",
         "parameters": sum(parameter.numel() for parameter in student.parameters()),
@@ -198,14 +208,24 @@ def _recard(base: Ground, folder: Folder) -> None:
 
 def _write_provenance(base: Ground, folder: Folder) -> None:
     teacher = assembly.teacher_model(base.recipe)
-    found = provenance.of_run(
-        base.recipe,
-        teacher=load.fingerprint(teacher.name, teacher.revision) if teacher else None,
-        tokenizer=base.tokenizer_print,
-        vocab=base.vocab,
-        dtype=str(base.dtype),
-    )
-    files.write_json(folder.path / "provenance.json", found)
+    student = assembly.model_of(base.recipe.student)
+    prints = {
+        "teacher": load.fingerprint(teacher.name, teacher.revision) if teacher else None,
+        "student": load.fingerprint(student.name, student.revision) if student else None,
+        "tokenizer": base.tokenizer_print,
+        "text": [assembly.stage_source(base, stage).identity for stage in base.recipe.stages],
+        "dtype": str(base.dtype),
+    }
+    path = folder.path / "provenance.json"
+    if not path.is_file():
+        files.write_json(path, provenance.of_run(base.recipe, vocab=base.vocab, prints=prints))
+    before = files.read_json(path)["prints"]
+    for name, value in prints.items():
+        if before[name] != value:
+            raise LimbeckError(
+                f"{folder.path} was begun with {name} {before[name]}, now it is {value}: another run. "
+                "Give this one another name (name=…), or bring back what was changed."
+            )
 
 
 def _opened(path: Path) -> tuple[Ground, Folder]:

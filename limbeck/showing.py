@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 from transformers import PreTrainedModel
@@ -105,7 +106,7 @@ def show(recipe: Recipe) -> None:
         table.add_row("writes", line)
     console.print(table)
     for warning in warnings(recipe, model):
-        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+        console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
 def _add_stage(
@@ -136,14 +137,25 @@ def _add_stage(
     causes = ", ".join(f"{name} {value:.2f}" for name, value in vars(peak).items())
     table.add_row("  peak memory", f"about {peak.total:.1f} GB on one device ({causes})")
     if recipe.teacher and recipe.teacher.name == "cached":
-        options = recipe.teacher.options
-        each = options.get("k", 64) * (2 + 4) + 4
+        each = cache_bytes(recipe, student.config.get_text_config().vocab_size)
         table.add_row(
             "  cache",
-            f"{steps * per_step * each / GIGA:.2f} GB at {each} bytes/token, each row once",
+            f"{steps * per_step * each / GIGA:.2f} GB at most, {each} bytes/token; a row is kept once",
         )
     if recipe.evaluate is None:
         table.add_row("  evaluation", "none")
+
+
+def _ids(given: int | list[int] | None) -> list[int]:
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def cache_bytes(recipe: Recipe, vocab: int) -> int:
+    """Bytes a token takes in the recipe's cache: ids, log-probabilities, and the rest."""
+    options = recipe.teacher.options if recipe.teacher else {}
+    number = {"float16": 2, "float32": 4, "float64": 8}[options.get("logprobs", "float32")]
+    each: int = options.get("k", 64) * ((2 if vocab <= 65_536 else 4) + number) + number
+    return each
 
 
 def _writes(recipe: Recipe) -> list[str]:
@@ -173,10 +185,8 @@ def warnings(recipe: Recipe, model: Model | None) -> list[str]:
         found.append(f"tokenizer and models were not compared: {reason}")
         return found
     separators = {stage.source.options.get("separator", "eos") for stage in recipe.stages}
-    if (
-        model
-        and base.tokenizer.eos_token_id
-        != load.load_config(model.name, revision=model.revision).eos_token_id
+    if model and base.tokenizer.eos_token_id not in _ids(
+        load.load_config(model.name, revision=model.revision).eos_token_id
     ):
         found.append(
             "the tokenizer's eos id is not the one in the teacher's config: generation may not stop."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import (
@@ -75,8 +76,10 @@ class Part(Frozen):
             ((name, options),) = data.items()
             if isinstance(options, dict) or options is None:
                 return {"name": name, "options": options or {}}
+        # Keys only: a value may be a secret that was given in the wrong place.
+        found = f"keys {', '.join(map(str, data))}" if isinstance(data, dict) else repr(data)
         raise ValueError(
-            f"found {data!r}; wanted a name, or one name with a mapping of its options."
+            f"found {found}; wanted a name, or one name with a mapping of its options."
         )
 
     @model_serializer
@@ -96,7 +99,7 @@ class Term(Frozen):
     @classmethod
     def _spelled(cls, data: Any) -> Any:
         if isinstance(data, dict) and "name" in data:
-            return data
+            return {"weighed": "weight" in data, **data}
         part = Part.model_validate(data)
         options = dict(part.options)
         weighed = "weight" in options
@@ -131,7 +134,7 @@ class Budget(Frozen):
         if not found:
             raise ValueError(f"found '{data}'; wanted such as '200k tokens' or '300 steps'.")
         number, size, unit = found.groups()
-        amount = float(number.replace("_", "")) * _SIZES[size.replace("K", "k")]
+        amount = Decimal(number.replace("_", "")) * _SIZES[size.replace("K", "k")]
         if amount != int(amount):
             raise ValueError(f"'{data}' is not a whole number of {unit}.")
         return {"amount": int(amount), "unit": unit}

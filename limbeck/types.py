@@ -167,10 +167,12 @@ class Source(Protocol):
     """Rows in an order that is a pure function of (seed, epoch, global position).
 
     Position p is in epoch p // rows; a resumed run needs this one number and nothing else.
+    rows: in one epoch. length: tokens a row. identity: tells one text, read one way, from every other.
     """
 
     rows: int
     length: int
+    identity: str
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The rows at these global positions, as one Batch of (len(positions), length)."""

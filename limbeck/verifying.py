@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from limbeck import files
-from limbeck.errors import Damaged, LimbeckError
+from limbeck.cache import format as form
+from limbeck.errors import CacheMismatch, Damaged, LimbeckError
 from limbeck.progress import progress
 
 
 def verify(folder: Path) -> str:
-    """Verifies all committed folders at or below `folder`; raises Damaged that names every wrong file."""
+    """Verifies all committed folders at or below `folder`; raises Damaged that names every wrong file.
+
+    Also what a cache says of itself, which stands beside its shards.
+    """
     if not folder.is_dir():
         raise LimbeckError(f"There is no folder {folder}.")
     found = sorted(path.parent for path in folder.rglob(files.MANIFEST))
@@ -28,8 +32,13 @@ def verify(folder: Path) -> str:
                 count += len(manifest.files)
                 size += sum(entry["size"] for entry in manifest.files.values())
             bar.advance(1)
+    for path in sorted(folder.rglob(form.ABOUT)):
+        try:
+            form.read_about(path.parent)
+        except (Damaged, CacheMismatch) as reason:
+            wrong.append(str(reason))
     if wrong:
         raise Damaged(
-            "\n".join([f"{len(wrong)} of {len(found)} committed folders are damaged:", *wrong])
+            "\n".join([f"{len(wrong)} damaged, of {len(found)} committed folders:", *wrong])
         )
     return f"{len(found)} committed folders, {count} files, {size:,} bytes: each as it was written."

@@ -139,6 +139,31 @@ def test_an_objective_that_compares_needs_a_teacher(path):
         loading.check(loading.load(written(path, text)))
 
 
+def test_a_measure_that_compares_with_a_teacher_needs_one_before_anything_is_trained(path):
+    text = PLAIN.replace("teacher: {live: {model: nowhere}}\n", "").replace(
+        ", {forward_kl: {temperature: 2.0}}", ""
+    )
+    judged = text + "evaluate: {source: {text: {path: b, length: 8}}}\n"
+    with pytest.raises(RecipeError, match=r"evaluate\.measures\[1\]: 'agreement' needs a teacher"):
+        loading.check(loading.load(written(path, judged)))
+    alone = judged.replace("length: 8}}}\n", "length: 8}}, measures: [bits_per_byte]}\n")
+    assert loading.check(loading.load(written(path, alone))).evaluate is not None
+
+
+def test_a_control_does_not_begin_at_a_checkpoint_of_the_student(path):
+    found = loading.load(path, ["resume=runs/other/stages/1-first/checkpoints/000002"])
+    assert loading.control_of(found).resume == "auto"
+    assert loading.control_of(loading.load(path, ["resume=none"])).resume == "none"
+
+
+def test_a_value_in_the_wrong_place_is_not_repeated(path):
+    for key in ("api_key", "student.api_key", "teacher.live.api_key", "stages.0.source.token"):
+        with pytest.raises(RecipeError) as caught:
+            loading.check(loading.load(path, [f"{key}=sk-not-to-be-shown"]))
+        assert "sk-not" not in str(caught.value)
+        assert key.rpartition(".")[2] in str(caught.value)
+
+
 def test_a_stage_extends_an_earlier_one(path):
     text = PLAIN + "  - {name: second, extends: first, budget: 5 steps}\n"
     found = loading.load(written(path, text))
@@ -159,7 +184,8 @@ def test_the_control_learns_from_the_text_alone_and_differs_in_nothing_else(path
     alone = loading.control_of(found)
     assert [term.name for term in alone.stages[0].terms] == ["cross_entropy"]
     assert not alone.control
-    same = alone.model_copy(update={"stages": found.stages, "control": True})
+    back = {"stages": found.stages, "control": True, "name": "run", "runs": "runs"}
+    same = alone.model_copy(update=back)
     assert same == found
     left, right = found.stages[0], alone.stages[0]
     assert left.model_copy(update={"objective": right.objective}) == right

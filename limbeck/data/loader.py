@@ -47,9 +47,11 @@ class PackedSource:
         seed: int = 0,
         shuffled: bool = True,
         overlap_one: bool = False,
+        identity: str = "",
     ) -> None:
         self.stream = stream
         self.length = length
+        self.identity = identity
         self.seed = seed
         self.shuffled = shuffled
         self.overlap_one = overlap_one

@@ -21,7 +21,7 @@ from limbeck.data.inputs import Inputs, inputs
 from limbeck.data.sieve import Sieve
 from limbeck.data.tokenize import encoder, largest_id, tokenizer_fingerprint
 from limbeck.errors import Damaged, DataError, LimbeckError
-from limbeck.files import canonical, committed, digest, read_json, verify
+from limbeck.files import canonical, committed, digest, read_json, sweep_abandoned, verify
 from limbeck.progress import progress
 
 FORMAT = 1
@@ -67,6 +67,7 @@ def prepare(
     }
     folder = Path(into) / digest(canonical(key))[:32]
     if not folder.exists():
+        sweep_abandoned(folder.parent)
         try:
             with committed(folder, key) as partial:
                 _fill(partial, tokenizer, found, str(path), reading)

@@ -54,6 +54,8 @@ def judge(
     seen = {name: _Seen({}) for name in models}
     for model in models.values():
         model.eval()
+    for model in models.values():  # the first pass pays for what later ones find ready
+        layout.hidden(model, source.batch([0]).to(device))
     with progress("evaluate (rows)", rows) as bar:
         for start in range(0, rows, rows_at_once):
             if stop():

@@ -6,6 +6,7 @@ its name asks transformers to fetch and run code. Weights are safetensors only: 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ _TOKENIZER = (
     *("config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "tokenizer.model", "*.jinja"),
 )
+# Weights of the same model for other programs, which some repositories hold as well.
+_NOT_OURS = ["*/*", "consolidated*"]
 _MODEL = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 
 
@@ -108,8 +111,15 @@ def fingerprint(name: str, revision: str | None = None) -> str:
     folder = _folder(name, revision, _CONFIG)
     total = hashlib.sha256()
     for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
-        total.update(f"{path.name} {files.file_digest(path)}\n".encode())
+        seen = path.stat()
+        total.update(f"{path.name} {_digest(path, seen.st_size, seen.st_mtime_ns)}\n".encode())
     return total.hexdigest()
+
+
+@functools.cache
+def _digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
+    """The digest of a file, computed once a process for each state of it: weights take minutes to hash."""
+    return files.file_digest(path)
 
 
 def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
@@ -191,12 +201,23 @@ def _folder(name: str, revision: str | None, wanted: tuple[str, ...]) -> Path:
     if path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"{name}: there is no such folder. Correct the path of the model.")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))
+        commit = _commit(name, revision)
+        return Path(
+            snapshot_download(
+                name, revision=commit, allow_patterns=list(wanted), ignore_patterns=_NOT_OURS
+            )
+        )
     except (OSError, ValueError) as reason:
         raise ModelError(
             f"{name}: neither a folder here nor a model that the hub gives (revision {revision or 'main'}): "
             f"{reason} Correct the name, log in with 'hf auth login' if it is gated, or download it to a folder."
         ) from reason
+
+
+@functools.cache
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that a name stands for, asked once a process: a branch may move between two downloads."""
+    return Path(snapshot_download(name, revision=revision, allow_patterns=list(_CONFIG))).name
 
 
 def _downloaded(name: str, revision: str | None, wanted: tuple[str, ...]) -> Path | None:

@@ -119,8 +119,10 @@ def table(found: Facts) -> tuple[list[str], list[list[str]]]:
 def verdict(found: Facts) -> str:
     """One sentence: did distillation help? By how much, against a control that saw the same text."""
     bits, kl = found.figures.get("bits_per_byte", {}), found.figures.get("agreement", {})
-    if "student" not in bits:
+    if not found.figures:
         return "This run has not been evaluated yet."
+    if "student" not in bits:
+        return "Bits per byte were not measured, so there is no verdict."
     if "control" not in bits:
         return "This run has no control arm, so nobody can tell whether distillation helped."
     gain = bits["control"]["bits_per_byte"] - bits["student"]["bits_per_byte"]
@@ -132,4 +134,6 @@ def verdict(found: Facts) -> str:
 
 
 def _better(gain: float, unit: str) -> str:
+    if gain == 0:
+        return f"equal in {unit}"
     return f"{'better' if gain > 0 else 'worse'} by {abs(gain):.4f} {unit}"

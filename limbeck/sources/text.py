@@ -9,6 +9,7 @@ from limbeck.data.pack import Stream
 from limbeck.data.prepare import Reading, prepare
 from limbeck.data.tokenize import separator_id
 from limbeck.errors import DataError
+from limbeck.progress import say
 
 
 def text(
@@ -44,4 +45,17 @@ def text(
     reading = Reading(field, split, split_at, hostile, max_documents)
     found = prepare(tokenizer, path, prepared, reading=reading)
     stream = Stream(found.ids, found.byte_lengths, found.starts, mark)
-    return PackedSource(stream, length, seed=seed, shuffled=shuffled, overlap_one=overlap_one)
+    if hostile == "quarantine":
+        counts = found.about["counts"]
+        say(
+            f"text {path}: {counts['kept']:,} documents kept, {counts['quarantined']:,} set aside; "
+            f"which and why is in {found.folder}."
+        )
+    return PackedSource(
+        stream,
+        length,
+        seed=seed,
+        shuffled=shuffled,
+        overlap_one=overlap_one,
+        identity=found.folder.name,
+    )

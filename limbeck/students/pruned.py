@@ -93,9 +93,12 @@ def block_importance(model: PreTrainedModel, batch: Batch) -> Tensor:
 def _keeping(origin: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
     """A new model of the same family whose layers are copies of the kept ones."""
     config = copy.deepcopy(origin.config)
+    depth = origin.config.num_hidden_layers
+    for key, value in origin.config.to_dict().items():
+        # One entry a layer: kinds of attention, layers without rope, and whatever else a family lists.
+        if isinstance(value, list) and len(value) == depth:
+            setattr(config, key, [value[index] for index in kept])
     config.num_hidden_layers = len(kept)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [origin.config.layer_types[index] for index in kept]
     place = next(name for name, found in origin.named_modules() if found is layout.layers(origin))
     with torch.device(next(origin.parameters()).device):
         student = type(origin)(config).to(next(origin.parameters()).dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,14 @@ def _tensors(
     """The pieces of this rank: every kept parameter, and its moments."""
     found = {}
     parameters = dict(module.named_parameters())
+    masters = (
+        {tensor for group in adam.param_groups for tensor in group["params"]} if adam else set()
+    )
+    strangers = [
+        n for n in kept if adam and parameters[n].requires_grad and parameters[n] not in masters
+    ]
+    if strangers:  # a gathered copy would be saved in place of the master, and without its moments
+        raise LimbeckError(f"{strangers[0]} is not what the optimizer trains; nothing was saved.")
     for name in sorted(kept):
         found[name] = parameters[name]
         state = adam.state.get(parameters[name], {}) if adam else {}
@@ -89,6 +97,13 @@ def _whole(readers: list[Any], key: str) -> Tensor:
     return pieces[0] if len(pieces) == 1 or pieces[0].ndim == 0 else torch.cat(pieces)
 
 
+def state(folder: Path) -> dict[str, Any]:
+    """The state of the loop in a checkpoint, once its every byte verifies."""
+    files.verify(folder)
+    found: dict[str, Any] = files.read_json(folder / STATE)
+    return found
+
+
 def load(
     folder: Path, module: nn.Module, adam: torch.optim.Optimizer | None, *, world: World
 ) -> dict[str, Any]:
@@ -97,25 +112,37 @@ def load(
     Returns the state of the loop. Raises Damaged where a file is not as it was written, LimbeckError
     where the checkpoint belongs to another student.
     """
-    files.verify(folder)
-    state: dict[str, Any] = files.read_json(folder / STATE)
+    at = state(folder)
     parameters = dict(module.named_parameters())
     with contextlib.ExitStack() as stack:
-        paths = [folder / f"rank-{rank:04d}.safetensors" for rank in range(state["ranks"])]
+        paths = [folder / f"rank-{rank:04d}.safetensors" for rank in range(at["ranks"])]
         readers = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
         keys = set(readers[0].keys())
         names = sorted(key for key in keys if ":" not in key)
         unknown = sorted(set(names) - set(parameters))
         if unknown:
             raise LimbeckError(f"{folder}: holds '{unknown[0]}', which this student does not have.")
+        lacking = [n for n in _trained(parameters, adam) if n not in names]
+        if lacking:
+            raise LimbeckError(f"{folder}: lacks '{lacking[0]}', which this stage trains.")
+        bare = [
+            n for n in _trained(parameters, adam) if at["updates"] and f"exp_avg:{n}" not in keys
+        ]
+        if bare:
+            raise LimbeckError(f"{folder}: lacks the optimizer's state of '{bare[0]}'.")
         for name in names:
             _fill(parameters[name], _whole(readers, name), world, f"{folder}: {name}")
             if adam is not None and f"exp_avg:{name}" in keys:
-                adam.state[parameters[name]] = {"step": torch.tensor(float(state["updates"]))} | {
+                adam.state[parameters[name]] = {"step": torch.tensor(float(at["updates"]))} | {
                     moment: _like(parameters[name], _whole(readers, f"{moment}:{name}"), world)
                     for moment in MOMENTS
                 }
-    return state
+    return at
+
+
+def _trained(parameters: Mapping[str, Tensor], adam: torch.optim.Optimizer | None) -> list[str]:
+    """The names that an optimizer trains; none where only weights are read."""
+    return [n for n, tensor in parameters.items() if adam is not None and tensor.requires_grad]
 
 
 def _fill(parameter: Tensor, whole: Tensor, world: World, where: str) -> None:
@@ -139,8 +166,8 @@ def found(folder: Path) -> list[Saved]:
     for path in folder.glob("[0-9]*"):
         if (path / files.MANIFEST).is_file() and (path / STATE).is_file():
             try:
-                state = files.read_json(path / STATE)
-                saved.append(Saved(path, int(path.name), state.get("score")))
+                judged = files.read_json(path / STATE).get("score")
+                saved.append(Saved(path, int(path.name), judged))
             except Damaged:
                 saved.append(Saved(path, int(path.name), None))
     return sorted(saved, key=lambda item: item.step, reverse=True)
@@ -157,6 +184,17 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         else:
             return item.folder, reasons
     return None, reasons
+
+
+def set_aside(folder: Path, last: Path | None) -> list[Path]:
+    """Hides what stands after the last checkpoint that verifies: those steps are trained and saved again."""
+    hidden = []
+    for path in sorted(folder.glob("[0-9]*")):
+        if last is None or int(path.name) > int(last.name):
+            aside = path.with_name(f".damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            hidden.append(path.rename(aside))
+    return hidden
 
 
 def removable(saved: list[Saved], *, keep_last: int, keep_best: int) -> list[Saved]:

@@ -15,7 +15,7 @@ from limbeck.errors import Interrupted, LimbeckError, NonFinite
 from limbeck.progress import progress
 from limbeck.recipe import Stage
 from limbeck.training import optim, parallel
-from limbeck.training.meter import Log, peak_gigabytes
+from limbeck.training.meter import Log, forget_peak, peak_gigabytes
 from limbeck.training.step import terms_at
 from limbeck.types import Batch, Objective, Source, Teacher, Wanted
 
@@ -157,6 +157,7 @@ def _clipped(loop: Loop, limit: float | None) -> float:
 def run(loop: Loop) -> None:
     """Steps until the budget is used, saving on the way and at the end. Raises Interrupted when asked to stop."""
     loop.step_module.train()
+    forget_peak(loop.world.device)
     shown = f"{loop.title or loop.stage.name} (steps)"
     with progress(shown, loop.steps, done=loop.step) as bar:
         while loop.step < loop.steps:

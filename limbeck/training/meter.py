@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -12,6 +13,14 @@ from typing import Any
 import torch
 
 from limbeck import files
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begins to measure the peak of memory anew, so that one arm does not report what another used."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_gigabytes(device: torch.device) -> float:
@@ -46,6 +55,8 @@ class Log:
         whole = {"stage": self.stage, **entry, "tokens_per_second": round(rate, 1)}
         with self.path.open("ab") as stream:
             stream.write(_line(whole))
+            stream.flush()
+            os.fsync(stream.fileno())  # a checkpoint must not outlive the lines that led to it
         self._since, self._tokens = now, 0
         return whole
 

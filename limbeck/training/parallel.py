@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -37,6 +38,8 @@ def start(device: torch.device, minutes: int = 30) -> World:
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), device)
     if "RANK" not in os.environ:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         return World(0, 1, device)
     if device.type == "cuda":
@@ -55,10 +58,21 @@ def shard(step: nn.Module, layers: Iterable[nn.Module], world: World, dtype: tor
     master = next(step.parameters()).dtype
     policy = MixedPrecisionPolicy()
     if master == torch.float32 and dtype != master:
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=master)
+        # Inputs keep their dtype: FSDP would round the batch's weights and the teacher's log-probabilities too.
+        policy = MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=master, cast_forward_inputs=False
+        )
+    mesh = init_device_mesh(world.device.type, (world.size,))
     for module in layers:
-        fully_shard(module, reshard_after_forward=world.size > 1, mp_policy=policy)
-    fully_shard(step, reshard_after_forward=False, mp_policy=policy)
+        fully_shard(module, mesh=mesh, reshard_after_forward=world.size > 1, mp_policy=policy)
+    fully_shard(step, mesh=mesh, reshard_after_forward=False, mp_policy=policy)
+
+
+def give_back(step: nn.Module) -> None:
+    """Frees what a forward without a backward has gathered, so that parameters are the sharded masters again."""
+    for module in step.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def hold(step: nn.Module, world: World, *, last: bool) -> None:
