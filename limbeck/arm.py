@@ -182,13 +182,14 @@ def _saver(
 ) -> loop.Save:
     folder, keep = arm.checkpoints(index), arm.recipe.checkpoints
     judges = assembly.held_out(arm.base) if keep.keep_best else None
+    rows = _judging_rows(arm, judges) if judges else range(0)
 
     def save(number: int, tokens: int) -> None:
         state = {
             "step": number,
             "tokens": tokens,
             "stage": arm.recipe.stages[index].name,
-            "score": held_out_loss(step, judges, keep.held_out_rows, arm.world) if judges else None,
+            "score": held_out_loss(step, judges, rows, arm.world) if judges else None,
             "seed": arm.recipe.seed,
             "threads": torch.get_num_threads(),
         }
@@ -200,12 +201,24 @@ def _saver(
     return save
 
 
+def _judging_rows(arm: Arm, judges: Source) -> range:
+    """Held-out rows behind those that are measured at the end: what chose a checkpoint must not grade it."""
+    first = arm.recipe.evaluate.rows if arm.recipe.evaluate else 0
+    rows = range(first, first + arm.recipe.checkpoints.held_out_rows)
+    if rows.stop > judges.rows:
+        raise RecipeError(
+            f"checkpoints.held_out_rows: {len(rows)} rows behind the {first} of evaluate.rows are wanted, the "
+            f"held-out text has {judges.rows}. Lower one of them, or give more text."
+        )
+    return rows
+
+
 @torch.no_grad()
-def held_out_loss(step: Step, source: Source, rows: int, world: parallel.World) -> float:
-    """Cross-entropy in nats per token over the first rows of held-out text, the same on every rank."""
+def held_out_loss(step: Step, source: Source, rows: range, world: parallel.World) -> float:
+    """Cross-entropy in nats per token over these rows of held-out text, the same on every rank."""
     step.eval()
     nats, weight = 0.0, 0.0
-    for row in range(min(rows, source.rows)):
+    for row in rows:
         batch = source.batch([row]).to(world.device)
         _, sums = step(batch, None, [cross_entropy], [1.0])
         nats += float(sums[0])
@@ -220,6 +233,9 @@ def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:
     final = finished(arm)
     if final is None:
         raise LimbeckError(f"{arm.folder.path}: the {arm.title} is not trained to its end yet.")
+    if arm.recipe.export.checkpoint == "best":
+        judged = [item for item in checkpoint.found(final.parent) if item.score is not None]
+        final = min(judged, key=lambda item: (item.score, -item.step)).folder
     student = assembly.student(arm.base)
     step = Step(student, vocab=arm.base.vocab)
     plain = parallel.World(0, 1, torch.device("cpu"))

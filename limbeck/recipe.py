@@ -121,7 +121,11 @@ class Checkpoints(Frozen):
         ge=0,
         description="how many of the best stay, by cross-entropy on `evaluate.source`",
     )
-    held_out_rows: int = Field(default=16, gt=0, description="rows that judge which one is best")
+    held_out_rows: int = Field(
+        default=16,
+        gt=0,
+        description="rows that judge which one is best; those behind the rows of `evaluate`",
+    )
 
 
 class Compute(Frozen):
@@ -148,6 +152,9 @@ class Export(Frozen):
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="of the exported parameters"
+    )
+    checkpoint: Literal["last", "best"] = Field(
+        default="last", description="which of the last stage; `best` needs checkpoints.keep_best"
     )
     max_difference: float = Field(
         default=1e-4,
@@ -213,6 +220,8 @@ class Recipe(Frozen):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: a name stands twice in {names}.")
+        if self.export.checkpoint == "best" and not self.checkpoints.keep_best:
+            raise ValueError("export.checkpoint 'best' needs checkpoints.keep_best of 1 or more.")
         if self.checkpoints.keep_best and self.evaluate is None:
             raise ValueError("checkpoints.keep_best needs evaluate.source, to judge which is best.")
         return self

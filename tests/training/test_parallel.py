@@ -55,7 +55,7 @@ def test_bf16_compute_is_near_float32_compute():
 def test_a_checkpoint_after_judging_holds_masters_and_moments(tmp_path):
     work = tiny_run.job(tmp_path, dtype=torch.float32)
     tiny_run.loop.one_step(work)
-    held_out_loss(work.step_module, tiny_run.Ragged(), 3, work.world)
+    held_out_loss(work.step_module, tiny_run.Ragged(), range(3), work.world)
     work.save(1, 96)
     again = tiny_run.job(tmp_path, dtype=torch.float32)
     assert again.step == 1
