@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Case:
     tokens: int
     teacher: str
     layers: int = 0
+    chunk: int = 256
 
 
 CASES = (
@@ -106,7 +107,7 @@ def head(case: Case, variant: str, signal: Signal) -> Work:
 
     def once() -> list[Tensor]:
         hidden.grad = student.weight.grad = None
-        total, _ = function(hidden, student, signal, rows, [forward_kl], [1.0])
+        total, _ = function(hidden, student, signal, rows, [forward_kl], [1.0], chunk=case.chunk)
         (total / case.tokens).backward()
         return [found for found in (hidden.grad, student.weight.grad) if found is not None]
 
@@ -125,7 +126,7 @@ def whole_step(case: Case, variant: str, signal: Signal) -> Work:
         num_key_value_heads=max(1, case.width // 192),
         tie_word_embeddings=True,
     )
-    step = Step(LlamaForCausalLM(config), vocab=case.vocab)
+    step = Step(LlamaForCausalLM(config), vocab=case.vocab, chunk=case.chunk)
     batch = rows_of(case)
     signal_ = signal
 
@@ -213,33 +214,41 @@ def measured(case: Case, number: int, threads: int) -> dict[str, Any]:
     difference = apart(case)
     if not difference <= TOLERANCE:
         sys.exit(f"{case.name}: gradients differ by {difference:.2e}; {TOLERANCE} is allowed.")
-    seconds = rounds(case, number)
+    seconds = rounds(case, number) if number else {}
     memory = {variant: peak_apart(case, variant, threads) for variant in VARIANTS}
-    pairs = zip(seconds["chunked"], seconds["whole"], strict=True)
+    pairs = zip(*(seconds.get(variant, []) for variant in VARIANTS), strict=True)
+    ratios = [one / other for one, other in pairs]
     return {
         **asdict(case),
         "difference": difference,
         "megabytes": memory,
         "memory_ratio": memory["chunked"] / memory["whole"],
-        "seconds": {variant: statistics.median(seconds[variant]) for variant in VARIANTS},
-        "time_ratio": statistics.median(one / other for one, other in pairs),
+        "seconds": {variant: statistics.median(each) for variant, each in seconds.items()},
+        "time_ratio": statistics.median(ratios) if ratios else None,
         "rounds": seconds,
     }
 
 
 def told(found: dict[str, Any]) -> str:
     memory, seconds = found["megabytes"], found["seconds"]
-    return (
-        f"| {found['name']} | {found['vocab']:,} | {found['tokens']:,} "
-        f"| {memory['chunked']:,.0f} | {memory['whole']:,.0f} | {found['memory_ratio']:.2f} "
-        f"| {seconds['chunked']:.2f} | {seconds['whole']:.2f} | {found['time_ratio']:.2f} |"
-    )
+    times = [seconds.get("chunked"), seconds.get("whole"), found["time_ratio"]]
+    cells = [
+        *(found["name"], f"{found['vocab']:,}", f"{found['tokens']:,}", f"{found['chunk']:,}"),
+        *(f"{memory[variant]:,.0f}" for variant in VARIANTS),
+        f"{found['memory_ratio']:.2f}",
+        *("-" if each is None else f"{each:.2f}" for each in times),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: memory only")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens", type=int, help="another number of tokens")
+    parser.add_argument(
+        "--chunk", type=int, default=256, help="tokens that hold logits at one time"
+    )
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--json", type=Path, help="a file to write everything to")
@@ -257,11 +266,14 @@ def main() -> None:
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     say = functools.partial(print, flush=True)
     say(f"forward KL, float32, {options.threads} thread(s), {options.rounds} rounds, {versions}\n")
-    say("| case | ids | tokens | chunked MB | whole MB | ratio | chunked s | whole s | ratio |")
-    say("|---|---|---|---|---|---|---|---|---|")
+    say(
+        "| case | ids | tokens | chunk | chunked MB | whole MB | ratio | chunked s | whole s | ratio |"
+    )
+    say("|---" * 10 + "|")
     found = []
     for case in TINY if options.tiny else CASES:
         if options.only in case.name:
+            case = replace(case, tokens=options.tokens or case.tokens, chunk=options.chunk)
             found.append(measured(case, options.rounds, options.threads))
             say(told(found[-1]))
     if options.json:

@@ -1,0 +1,55 @@
+"""The benchmarks run at small sizes and compare the same thing; what they say of the start is so."""
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[1]
+
+
+def loaded(name, monkeypatch):
+    place = HERE / f"benchmarks/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, place)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def head_step(monkeypatch):
+    return loaded("head_step", monkeypatch)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_both_variants_give_the_same_gradients(head_step, number):
+    case = replace(head_step.TINY[number], tokens=300)
+    assert head_step.apart(case) <= head_step.TOLERANCE
+
+
+def test_variants_that_differ_are_not_timed(head_step, monkeypatch):
+    def longer(hidden, head, teacher, rows, terms, coefficients, *, chunk):
+        return head_step.whole(hidden * 1.01, head, teacher, rows, terms, coefficients)
+
+    monkeypatch.setattr(head_step, "chunked", longer)
+    with pytest.raises(SystemExit, match="gradients differ"):
+        head_step.measured(replace(head_step.TINY[0], tokens=40), 1, 1)
+
+
+def test_rounds_are_interleaved_and_each_is_kept(head_step):
+    found = head_step.rounds(replace(head_step.TINY[1], tokens=40), 3)
+    assert {name: len(seconds) for name, seconds in found.items()} == {"chunked": 3, "whole": 3}
+
+
+@pytest.mark.parametrize("command", [["--help"], ["list"], ["train", "--help"]])
+def test_a_door_opens_without_torch(command):
+    code = (
+        "import sys; from limbeck.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "sys.exit(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
