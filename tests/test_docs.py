@@ -21,7 +21,6 @@ from limbeck.types import Wanted
 
 HERE = Path(__file__).parents[1]
 PAGES = sorted([*HERE.glob("docs/**/*.md"), *HERE.glob("*.md"), *HERE.glob("benchmarks/*.md")])
-RECIPES = sorted(HERE.glob("recipes/*.yaml"))
 # What the three pages on adding a part invent; nothing of the kind stands in the package.
 INVENTED = re.compile(r"(top_gap|parrot|reset)\.py$")
 ADDING = {"objective": "objectives", "teacher": "teachers", "student": "students"}
@@ -71,11 +70,6 @@ def test_every_recipe_on_a_page_loads_and_its_parts_exist(page):
         tree = yaml.safe_load(block)
         if isinstance(tree, dict) and "stages" in tree:
             loading.check(loading.build(loading.parse_yaml(block, named(page)), named(page)))
-
-
-@pytest.mark.parametrize("recipe", RECIPES, ids=named)
-def test_every_recipe_of_the_project_loads_and_its_parts_exist(recipe):
-    assert loading.check(loading.load(recipe)).name == recipe.stem
 
 
 def test_a_recipe_on_a_page_can_be_planned_without_a_network():
