@@ -1,0 +1,26 @@
+"""Charts show what was logged, one line an arm, and nothing where nothing was."""
+
+import pytest
+import tiny_report
+
+from limbeck.report import charts, collect
+
+
+def test_smoothing_keeps_a_constant_and_forgets_the_start():
+    assert charts.smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert charts.smooth([0.0] + [1.0] * 60)[-1] == pytest.approx(1.0, abs=0.01)
+
+
+def test_every_chart_has_the_data_of_its_arms(tmp_path):
+    drawn = dict(charts.all_charts(collect.facts(tiny_report.folder(tmp_path))))
+    bits = drawn["Bits per byte of teacher, student and control on held-out text; lower is better"]
+    assert list(bits.data[0].y) == [1.0, 1.5, 2.0]
+    norm = drawn["Gradient norm over tokens"]
+    assert [line.name for line in norm.data] == ["student", "control"]
+    kl = drawn["Training: forward kl over tokens"]
+    assert {line.name for line in kl.data if line.name} == {"student"}
+
+
+def test_what_nobody_logged_has_no_chart(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: x")
+    assert charts.all_charts(collect.facts(tmp_path)) == []

@@ -1,0 +1,46 @@
+"""The page needs nothing else, shows strange text as text, and the plain report says the same."""
+
+import re
+
+import tiny_report
+
+from limbeck.report import collect, render
+
+STRANGE = "</script><b>bold</b>&amp;"
+
+
+def page(tmp_path, **changes):
+    return render.html(collect.facts(tiny_report.folder(tmp_path, **changes)))
+
+
+def test_nothing_is_fetched(tmp_path):
+    text = page(tmp_path)
+    assert not re.findall(r"""<(?:script|img|link|iframe)[^>]*(?:src|href)=["'](?!data:)""", text)
+    assert "@import" not in text.split("<body>")[0]
+
+
+def test_strange_text_is_shown_as_text(tmp_path):
+    text = page(tmp_path, prompt=STRANGE, recipe=f"name: {STRANGE}\n")
+    assert "<b>bold</b>" not in text
+    assert text.count("&lt;/script&gt;&lt;b&gt;bold") >= 4
+
+
+def test_both_reports_hold_verdict_figures_and_samples(tmp_path):
+    run = tiny_report.folder(tmp_path)
+    written = render.write(run)
+    for text in (written.read_text(), (run / "report.md").read_text()):
+        assert "better by 0.5000 bits per byte" in text
+        assert "1.5000" in text
+        assert "Once upon a time" in text
+        assert "50.0%" in text
+
+
+def test_charts_are_named_for_those_who_do_not_see_them(tmp_path):
+    text = page(tmp_path)
+    assert text.count('role="img" aria-label="') == text.count('class="chart"') >= 6
+    assert '<html lang="en">' in text
+
+
+def test_a_run_that_was_only_begun_has_a_report(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: x\n")
+    assert "has not been evaluated yet" in render.write(tmp_path).read_text()
