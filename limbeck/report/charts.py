@@ -11,15 +11,24 @@ from limbeck.report.collect import Curves, Facts
 # Two of Okabe and Ito's colours, which people with any colour vision tell apart on black and on white.
 COLOURS = {"student": "#0072b2", "control": "#d55e00"}
 DASHES = {"student": "solid", "control": "dot"}
-SMOOTHED = 0.9
+WINDOWS = 20
+
+
+def words(name: str) -> str:
+    """The name of a term or figure as people write it: 'forward KL'."""
+    return " ".join("KL" if part == "kl" else part for part in name.split("_"))
 
 
 def smooth(values: list[float]) -> list[float]:
-    """An exponential mean without the bias of its start, so that noisy steps show their way."""
+    """An exponential mean without the bias of its start, so that noisy steps show their way.
+
+    It looks back over a twentieth of the curve: more would hide how far a short run has come.
+    """
+    kept = 1 - min(1.0, WINDOWS / max(1, len(values)))
     found, mean, weight = [], 0.0, 0.0
     for value in values:
-        mean = SMOOTHED * mean + (1 - SMOOTHED) * value
-        weight = SMOOTHED * weight + (1 - SMOOTHED)
+        mean = kept * mean + (1 - kept) * value
+        weight = kept * weight + (1 - kept)
         found.append(mean / weight)
     return found
 
@@ -41,7 +50,7 @@ def _added(figure: go.Figure, curves: Curves, keys: tuple[str, ...], *, smoothed
     colour = COLOURS.get(curves.title, "#009e73")
     if smoothed:
         figure.add_scatter(
-            x=xs, y=ys, mode="lines", line={"color": colour, "width": 1}, opacity=0.3,
+            x=xs, y=ys, mode="lines", line={"color": colour, "width": 1}, opacity=0.4,
             showlegend=False, hoverinfo="skip",
         )  # fmt: skip
     line = {"color": colour, "width": 2, "dash": DASHES.get(curves.title, "solid")}
@@ -91,7 +100,7 @@ def bars(found: Facts, title: str, axis: str, measure: str, key: str) -> go.Figu
         )
     )
     figure.update_layout(
-        title=title, yaxis_title=axis, template="none", height=320,
+        title=title, yaxis_title=axis, template="none", height=320, xaxis_showgrid=False,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 64, "r": 16, "t": 48, "b": 48},
     )  # fmt: skip
@@ -119,7 +128,7 @@ def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
         ),
     ]
     for term in terms(found):
-        title = f"Training: {term.replace('_', ' ')}"
+        title = f"Training: {words(term)}"
         drawn.append(
             (
                 f"{title} over tokens",

@@ -45,7 +45,7 @@ def html(found: collect.Facts) -> str:
 
 
 def _gaps(found: collect.Facts) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), f"{value:.1%}") for key, value in found.gaps.items()]
+    return [(charts.words(key), f"{value:.1%}") for key, value in found.gaps.items()]
 
 
 def _flat(tree: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
@@ -55,10 +55,13 @@ def _flat(tree: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += _flat(value, f"{name}.")
         else:
-            rows.append(
-                (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-            )
+            rows.append((name, _told(value)))
     return rows
+
+
+def _told(value: Any) -> str:
+    items = value if isinstance(value, list) else [value]
+    return ", ".join("none" if item is None else str(item) for item in items) or "none"
 
 
 def markdown(found: collect.Facts) -> str:

@@ -9,6 +9,13 @@ from limbeck.report import charts, collect
 def test_smoothing_keeps_a_constant_and_forgets_the_start():
     assert charts.smooth([2.0] * 5) == pytest.approx([2.0] * 5)
     assert charts.smooth([0.0] + [1.0] * 60)[-1] == pytest.approx(1.0, abs=0.01)
+    assert charts.smooth([3.0]) == [3.0]
+
+
+def test_a_long_noisy_curve_becomes_steady_and_a_short_one_stays():
+    noisy = [float(step % 2) for step in range(400)]
+    assert charts.smooth(noisy)[-1] == pytest.approx(0.5, abs=0.05)
+    assert charts.smooth(noisy[:20]) == noisy[:20]
 
 
 def test_every_chart_has_the_data_of_its_arms(tmp_path):
@@ -17,7 +24,7 @@ def test_every_chart_has_the_data_of_its_arms(tmp_path):
     assert list(bits.data[0].y) == [1.0, 1.5, 2.0]
     norm = drawn["Gradient norm over tokens"]
     assert [line.name for line in norm.data] == ["student", "control"]
-    kl = drawn["Training: forward kl over tokens"]
+    kl = drawn["Training: forward KL over tokens"]
     assert {line.name for line in kl.data if line.name} == {"student"}
 
 

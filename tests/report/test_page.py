@@ -18,7 +18,8 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 ASK = """<script>
 const told = { wide: document.documentElement.scrollWidth <= window.innerWidth,
   ink: getComputedStyle(document.body).color, paper: getComputedStyle(document.body).backgroundColor,
-  chart: getComputedStyle(document.querySelector("#chart-0 .xtick text")).fill };
+  chart: getComputedStyle(document.querySelector("#chart-0 .xtick text")).fill,
+  line: getComputedStyle(document.querySelectorAll(".js-line")[1]).stroke };
 document.body.insertAdjacentHTML("beforeend", "<pre id=told></pre>");
 document.getElementById("told").textContent = JSON.stringify(told);
 </script></body>"""
@@ -51,11 +52,13 @@ def test_charts_are_drawn_and_text_stands_out(tmp_path, preferred, dark):
     assert charts >= 6
     assert dom.count('class="main-svg"') >= charts
     told = {
-        key: re.search(rf'"{key}":"([^"]*)"', dom).group(1) for key in ("ink", "paper", "chart")
+        key: re.search(rf'"{key}":"([^"]*)"', dom).group(1)
+        for key in ("ink", "paper", "chart", "line")
     }
     assert (brightness(told["paper"]) < 128) == dark
     for ink in ("ink", "chart"):
         assert abs(brightness(told[ink]) - brightness(told["paper"])) > 125, told
+    assert abs(brightness(told["line"]) - brightness(told["paper"])) > 100, told
 
 
 def test_a_phone_needs_no_sideways_scrolling(tmp_path):

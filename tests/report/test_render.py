@@ -4,6 +4,7 @@ import re
 
 import tiny_report
 
+from limbeck import files
 from limbeck.report import collect, render
 
 STRANGE = "</script><b>bold</b>&amp;"
@@ -33,6 +34,16 @@ def test_both_reports_hold_verdict_figures_and_samples(tmp_path):
         assert "1.5000" in text
         assert "Once upon a time" in text
         assert "50.0%" in text
+
+
+def test_what_is_empty_or_unknown_is_called_none(tmp_path):
+    run = tiny_report.folder(tmp_path)
+    files.write_json(
+        run / "provenance.json", {"commit": None, "hardware": {"gpus": [], "cores": 2}}
+    )
+    text = re.sub(r"<[^>]+>", " ", render.html(collect.facts(run)).split("<h2>Provenance</h2>")[1])
+    for told in ("commit none", "hardware.gpus none", "hardware.cores 2"):
+        assert told in " ".join(text.split())
 
 
 def test_charts_are_named_for_those_who_do_not_see_them(tmp_path):
