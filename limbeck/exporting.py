@@ -41,7 +41,8 @@ def export(
     student = student.to("cpu").eval()
     with torch.no_grad():
         before = student(probe, use_cache=False).logits.float()  # (batch, time, vocab)
-    going = copy.deepcopy(student).to(DTYPES[dtype]) if dtype != "float32" else student
+    same = student.dtype == DTYPES[dtype]
+    going = student if same else copy.deepcopy(student).to(DTYPES[dtype])
     with files.committed(folder, {"kind": "export", "dtype": dtype}) as partial:
         going.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

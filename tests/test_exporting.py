@@ -1,0 +1,137 @@
+"""What leaves the house loads without us, says the same, and comes to exist only where it does."""
+
+import pytest
+import tiny
+import tiny_text
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from limbeck import files
+from limbeck.errors import LimbeckError
+from limbeck.exporting import card, export, recarded
+
+FACTS = {
+    "name": "tiny, student",
+    "teacher": "someone/teacher",
+    "commit": "abc",
+    "fingerprint": "f" * 64,
+    "method": "pruned student, forward_kl",
+    "parameters": 12_345,
+    "tokens": 6_000,
+    "command": "limbeck train recipe.yaml",
+    "recipe": "name: tiny\n",
+    "versions": {"limbeck": "0.1.0", "torch": "2.13"},
+    "measures": {},
+}
+
+
+def exported(folder, student, *, dtype="float32", tokenizer=None):
+    probe = torch.randint(0, 320, (1, 12), generator=tiny.generator())
+    return export(
+        student, tokenizer or tiny_text.tokenizer(), folder,
+        dtype=dtype, max_difference=1e-4, probe=probe, card="a card",
+    )  # fmt: skip
+
+
+def student(**changes):
+    return tiny.llama(vocab=320, **changes)
+
+
+def test_an_exported_folder_is_an_ordinary_model_with_the_same_weights(tmp_path):
+    place, made = tmp_path / "export", student(tied=True)
+    assert exported(place, made) < 1e-6
+    loaded = AutoModelForCausalLM.from_pretrained(place)
+    assert loaded.config.tie_word_embeddings
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    words = AutoTokenizer.from_pretrained(place)
+    assert words("Wine goes in").input_ids == tiny_text.tokenizer()("Wine goes in").input_ids
+    assert files.verify(place).about == {"kind": "export", "dtype": "float32"}
+    assert (place / "README.md").read_text() == "a card"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.parametrize(
+    ("master", "dtype"), [(torch.float32, "bfloat16"), (torch.float64, "float32")], ids=str
+)
+def test_weights_leave_in_the_dtype_that_is_asked_for_and_stay_as_they_are_here(
+    tmp_path, master, dtype
+):
+    made = student(dtype=master)
+    difference = exported(tmp_path / "export", made, dtype=dtype)
+    assert 0 < difference < 0.1
+    kept = load_file(tmp_path / "export/model.safetensors")
+    assert {tensor.dtype for tensor in kept.values()} == {getattr(torch, dtype)}
+    assert made.dtype == master
+
+
+def test_a_student_that_says_something_else_when_reloaded_is_not_exported(tmp_path):
+    made = student()
+    made.model.rotary_emb.inv_freq *= 3  # computed from the config, so in no file
+    with pytest.raises(LimbeckError, match=r"logits differ by .*Nothing was exported"):
+        exported(tmp_path / "export", made)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_could_be_code_is_not_exported(tmp_path):
+    class Words:
+        def save_pretrained(self, folder):
+            (folder / "tokenization_tiny.py").write_text("import os")
+
+    with pytest.raises(LimbeckError, match=r"export wrote \['tokenization_tiny\.py'\]"):
+        exported(tmp_path / "export", student(), tokenizer=Words())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_exported_is_never_written_over(tmp_path):
+    (tmp_path / "export").mkdir()
+    with pytest.raises(LimbeckError, match="exists already"):
+        exported(tmp_path / "export", student())
+
+
+def test_another_card_changes_the_card_alone(tmp_path):
+    place = tmp_path / "export"
+    with files.committed(place, {"kind": "export"}) as partial:
+        (partial / "README.md").write_text("old")
+        (partial / "model.safetensors").write_bytes(bytes(64))
+    before = (place / "model.safetensors").stat()
+    recarded(place, "new")
+    assert (place / "README.md").read_text() == "new"
+    assert files.verify(place).about == {"kind": "export"}
+    after = (place / "model.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    stamp = (place / "manifest.json").stat().st_ino
+    recarded(place, "new")
+    assert (place / "manifest.json").stat().st_ino == stamp
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_damaged_export_gets_no_new_card(tmp_path):
+    place = tmp_path / "export"
+    with files.committed(place) as partial:
+        (partial / "README.md").write_text("old")
+        (partial / "config.json").write_text("{}")
+    (place / "config.json").write_text("[]")
+    with pytest.raises(LimbeckError, match=r"config\.json"):
+        recarded(place, "new")
+    assert (place / "README.md").read_text() == "old"
+
+
+def test_a_card_tells_from_whom_how_and_how_good():
+    measures = {
+        "bits_per_byte": {"teacher": {"bits_per_byte": 1.0}, "student": {"bits_per_byte": 1.5}}
+    }
+    text = card(FACTS | {"measures": measures})
+    assert text.startswith("---\nlibrary_name: transformers\n")
+    for told in (
+        "base_model: someone/teacher", "# tiny, student", "12,345", "6,000", "f" * 64,
+        "`limbeck train recipe.yaml`, commit abc", "torch 2.13", "name: tiny",
+        "## Bits per byte on held-out text", "| student | 1.5 |",
+    ):  # fmt: skip
+        assert told in text, told
+
+
+def test_a_card_names_no_folder_of_this_machine_as_a_model_of_the_hub(tmp_path):
+    for teacher in (str(tmp_path), None):
+        assert "base_model" not in card(FACTS | {"teacher": teacher})
