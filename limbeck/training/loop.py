@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from limbeck.data.loader import positions_for
 from limbeck.errors import Interrupted, LimbeckError, NonFinite
 from limbeck.progress import progress
 from limbeck.recipe import Stage
@@ -69,13 +70,9 @@ def _seeded(seed: int, stage: str, step: int, rank: int) -> None:
 
 def micro_batches(loop: Loop, step: int) -> list[Batch]:
     """The batches of this rank for a step, in the order of their global positions."""
-    rows = loop.stage.rows_per_step
-    share = rows // loop.world.size
-    first = step * rows + loop.world.rank * share
+    mine = positions_for(step, loop.stage.rows_per_step, loop.world.rank, loop.world.size)
     size = loop.stage.micro_rows
-    return [
-        loop.source.batch(range(start, start + size)) for start in range(first, first + share, size)
-    ]
+    return [loop.source.batch(mine[start : start + size]) for start in range(0, len(mine), size)]
 
 
 def gradients(loop: Loop, step: int) -> tuple[Tensor, Tensor]:
