@@ -165,9 +165,10 @@ class _Chunked(torch.autograd.Function):
                 some, each = _sums(
                     student, distribution, job.rows[part], job.terms, job.coefficients
                 )
-                if some.requires_grad:
-                    (slope,) = torch.autograd.grad(some, raw)
-                    gradients.add(part, slope, hidden[part], weight)
+            if some.requires_grad:
+                (slope,) = torch.autograd.grad(some, raw)
+                # Outside of the block above: recorded, these products would keep each chunk's slope.
+                gradients.add(part, slope, hidden[part], weight)
             total += some.detach()
             sums += each
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
@@ -186,6 +187,11 @@ class _Chunked(torch.autograd.Function):
 
 
 def _scaled(gradient: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
-    """The product, written in its final dtype at once: a float32 copy of the head's gradient is gigabytes."""
+    """The product, in place where the dtypes allow: a second copy of the head's gradient is gigabytes.
+
+    So a graph is good for one backward; PyTorch refuses a second one, because a saved tensor has changed.
+    """
+    if gradient.dtype == dtype:
+        return gradient.mul_(upstream)
     result = torch.empty_like(gradient, dtype=dtype)
     return torch.mul(gradient, upstream, out=result)

@@ -1,3 +1,6 @@
+import weakref
+from dataclasses import replace
+
 import golden
 import pytest
 import tiny
@@ -103,13 +106,42 @@ def test_tied_head_gets_both_its_gradients():
 
 def test_gradient_equals_finite_differences():
     top, rows, side = head("softcap"), counted(), teacher("topk", ROWS)
+    states = tiny.randn(TOKENS, WIDTH, seed=2)
+    total, _, by_states, by_weight = both(chunked, states, top, side, rows, [forward_kl], [1.0])
+    step, way = 1e-6, (tiny.randn(TOKENS, WIDTH, seed=3), tiny.randn(ROWS, WIDTH, seed=4))
 
-    def loss(states, weight):
-        live = Head(weight, None, 1.0, 1.5, ROWS)
-        return chunked(states, live, side, rows, (forward_kl,), (1.0,), chunk=4)[0]
+    def moved(share):
+        live = replace(top, weight=top.weight.detach() + share * way[1])
+        return chunked(states + share * way[0], live, side, rows, [forward_kl], [1.0])[0]
 
+    slope = (moved(step) - moved(-step)) / (2 * step)
+    expected = ((by_states * way[0]).sum() + (by_weight * way[1]).sum()) / 3  # both() triples it
+    torch.testing.assert_close(expected, slope, rtol=1e-7, atol=0)
+    assert total > 0
+
+
+def test_nothing_as_wide_as_the_vocabulary_lives_until_backward():
+    seen, top = [], head("bias")
     states = tiny.randn(TOKENS, WIDTH, seed=2).requires_grad_()
-    assert torch.autograd.gradcheck(loss, (states, top.weight), atol=1e-7)
+
+    def noted(tensor):
+        seen.append(weakref.ref(tensor))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
+        total, _ = chunked(states, top, teacher("dense", ROWS), counted(), [forward_kl], [1.0])
+    alive = sorted(tuple(found.shape) for found in (each() for each in seen) if found is not None)
+    assert alive == [(TOKENS, WIDTH), (ROWS,), (ROWS, WIDTH)]
+    total.backward()
+
+
+def test_a_second_backward_through_one_graph_is_refused():
+    total, _ = chunked(
+        tiny.randn(TOKENS, WIDTH), head("plain"), None, counted(), [cross_entropy], [1.0]
+    )
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
 
 
 def test_frozen_head_gets_no_gradient_and_hidden_the_same():
