@@ -7,9 +7,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+import torch.distributed as dist
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """One thread, because the number of threads changes the last bits of a sum."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_group_left():
+    """Ends the group of ranks that a test began: another test forks, and its forks begin their own."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
