@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def _train_all(base: Ground, world: parallel.World, folder: Folder, stop: Stop) 
             arm.folder.path.mkdir(exist_ok=True)
             arm.folder.begin(loading.dump(arm.recipe), _identity)
         train(arm)
+        gc.collect()  # FSDP's modules refer to themselves: the next arm would stand beside this one
 
 
 def _teacher(base: Ground, stop: Stop, world: parallel.World) -> Teacher | None:
