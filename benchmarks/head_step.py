@@ -55,8 +55,8 @@ class Case:
 CASES = (
     Case("head, 49k, dense", 49_152, 576, 2_048, "hidden"),
     Case("head, 49k, top 64", 49_152, 576, 2_048, "top64"),
-    Case("head, 128k, dense", 128_256, 1_024, 1_024, "hidden", chunk=128),
-    Case("head, 128k, top 64", 128_256, 1_024, 1_024, "top64", chunk=128),
+    Case("head, 128k, dense", 128_256, 1_024, 1_024, "hidden"),
+    Case("head, 128k, top 64", 128_256, 1_024, 1_024, "top64"),
     Case("step, 49k, dense", 49_152, 576, 1_024, "hidden", layers=4),
     Case("step, 49k, top 64", 49_152, 576, 1_024, "top64", layers=4),
 )
