@@ -1,18 +1,18 @@
 """A live teacher says what its model says, alone or sharded over ranks."""
 
-import os
-from datetime import timedelta
+import subprocess
+import sys
+from pathlib import Path
 
+import live_ranks
 import pytest
 import tiny
 import tiny_cache
 import torch
-import torch.distributed as dist
-from torch.distributed.tensor import DTensor
+from safetensors.torch import load_file
 
 from limbeck.cache.read import CacheReader
 from limbeck.errors import ModelError
-from limbeck.recording import record
 from limbeck.teachers.live import Live, live
 from limbeck.types import Wanted
 
@@ -80,62 +80,28 @@ def test_the_recipe_part_loads_by_name(tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
-def on_two_ranks(folder, work):
-    """Runs work(rank) in two forked processes joined by gloo; an exception there fails here."""
-    children = []
+def on_two_ranks(what, folder):
+    command = [sys.executable, str(Path(__file__).with_name("live_ranks.py")), what, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("what", ["said", "tied"])
+def test_two_ranks_say_what_one_says(tmp_path, what):
+    on_two_ranks(what, tmp_path)
+    alone = Live(tiny.llama(tied=what == "tied", dtype=torch.float64), vocab=28)
     for rank in range(2):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                store = dist.FileStore(str(folder / "store"), 2)
-                wait = timedelta(seconds=60)
-                dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=wait)
-                work(rank)
-                code = 0
-            except BaseException as reason:
-                (folder / f"error-{rank}").write_text(repr(reason))
-            finally:
-                os._exit(code)
-        children.append(child)
-    codes = [os.waitpid(child, 0)[1] for child in children]
-    errors = [path.read_text() for path in folder.glob("error-*")]
-    assert codes == [0, 0], errors
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_two_ranks_say_what_one_says(tmp_path, tied):
-    def batch(rank):
-        return tiny.batch(1 + rank, 12, documents=(5, 7), seed=rank)
-
-    def work(rank):
-        teacher = Live(tiny.llama(tied=tied, dtype=torch.float64), vocab=28)
-        sharded = [p for p in teacher.model.parameters() if isinstance(p, DTensor)]
-        assert len(sharded) >= 2 * 9
-        for _ in range(2):
-            said = teacher.signal(batch(rank), Wanted())
-        torch.save((said.hidden, said.distribution(EVERYTHING)), tmp_path / f"said-{rank}")
-
-    on_two_ranks(tmp_path, work)
-    alone = Live(tiny.llama(tied=tied, dtype=torch.float64), vocab=28)
-    for rank in range(2):
-        hidden, logits = torch.load(tmp_path / f"said-{rank}", weights_only=True)
-        expected = alone.signal(batch(rank), Wanted())
-        torch.testing.assert_close(hidden, expected.hidden, atol=1e-12, rtol=0)
-        torch.testing.assert_close(logits, expected.distribution(EVERYTHING), atol=1e-12, rtol=0)
+        found = load_file(tmp_path / f"said-{rank}")
+        expected = alone.signal(live_ranks.batch(rank), Wanted())
+        torch.testing.assert_close(found["hidden"], expected.hidden, atol=1e-12, rtol=0)
+        logits = expected.distribution(EVERYTHING)
+        torch.testing.assert_close(found["logits"], logits, atol=1e-12, rtol=0)
 
 
 def test_two_ranks_with_unequal_shares_record_what_one_records(tmp_path):
-    text = tiny_cache.Text(7)
-    about = tiny_cache.about(logprobs="float64")
-
-    def into(path, **options):
-        teacher = Live(tiny.llama(dtype=torch.float64), vocab=tiny.VOCAB)
-        record(teacher, text, range(7), path, about, rows_per_shard=3, micro_rows=2, **options)
-
-    on_two_ranks(tmp_path, lambda rank: into(tmp_path / "two", rank=rank, world=2))
-    into(tmp_path / "one")
-    addresses = text.batch(range(7)).addresses
+    on_two_ranks("record", tmp_path)
+    live_ranks.into(tmp_path / "one")
+    addresses = tiny_cache.Text(7).batch(range(7)).addresses
     one, two = (CacheReader(tmp_path / name).rows(addresses) for name in ("one", "two"))
     assert torch.equal(one.ids, two.ids)
     torch.testing.assert_close(one.logprobs, two.logprobs, atol=1e-12, rtol=0)
