@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
+from limbeck.models import attention
 from limbeck.types import Batch
 
 _NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm")
@@ -155,14 +156,16 @@ def final_norm(model: nn.Module) -> nn.Module:
 def hidden(model: nn.Module, batch: Batch) -> Tensor:
     """The last hidden states (tokens, width), each document seeing only itself.
 
-    No attention_mask and no cache: with either, transformers 5.23 lets packed documents see one another.
-    Families that are not in PACKING get each document as a row of its own, so that a tap sees those rows.
+    Packed rows bring their documents' edges (models/attention.py), or, where a model does not run sdpa, neither mask
+    nor cache: with either, transformers 5.23 lets packed documents see one another. Families that are not in PACKING
+    get each document as a row of its own, so that a tap sees those rows.
     """
-    inner = trunk(model)
-    apart = leaks(model) and bool((batch.document_ids[:, 1:] != batch.document_ids[:, :-1]).any())
-    if apart:
+    inner, found = trunk(model), attention.edges(batch.document_ids)
+    packed = found.shape[0] - 1 > batch.document_ids.shape[0]
+    if packed and leaks(model):
         return _hidden_apart(inner, batch)
-    return _forward(inner, batch.input_ids, batch.position_ids).flatten(0, 1)
+    mask = attention.as_mask(found) if packed and attention.switch(plain_model(model)) else None
+    return _forward(inner, batch.input_ids, batch.position_ids, mask).flatten(0, 1)
 
 
 def leaks(model: nn.Module) -> bool:
@@ -174,12 +177,14 @@ def _takes_positions(inner: nn.Module) -> bool:
     return "position_ids" in inspect.signature(inner.forward).parameters
 
 
-def _forward(inner: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+def _forward(
+    inner: nn.Module, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Hidden states (batch, time, width)."""
+    given = {"input_ids": input_ids, "attention_mask": mask}
     if _takes_positions(inner):
-        output = inner(input_ids=input_ids, position_ids=position_ids, use_cache=False)
-    else:
-        output = inner(input_ids=input_ids, use_cache=False)
+        given["position_ids"] = position_ids
+    output = inner(**given, use_cache=False)
     found: Tensor = output.last_hidden_state
     return found
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -7,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from limbeck.errors import ModelError
-from limbeck.models import layout
+from limbeck.models import attention, layout
 
 COMMON = {
     "vocab_size": tiny.VOCAB,
@@ -63,7 +65,7 @@ FAMILIES = {
     "olmo": {},
     "olmo3": {"sliding_window": 4},
     "olmoe": MOE,
-    "seed_oss": {},
+    "seed_oss": {"residual_dropout": 0.0},
     "mixtral": MOE,
     "qwen3_moe": {**MOE, "moe_intermediate_size": 8},
 }
@@ -72,8 +74,8 @@ FAMILIES = {
 def build(family, **changes):
     config = CONFIG_MAPPING[family](**{**COMMON, **FAMILIES.get(family, {}), **changes})
     # These know the eager attention only; the others run what users run.
-    attention = "eager" if family in EAGER else "sdpa"
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    kind = "eager" if family in EAGER else "sdpa"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=kind)
     # The grouped product of the experts knows no float64.
     return tiny.randomised(model.float() if family in EXPERTS else model.double())
 
@@ -101,6 +103,58 @@ def test_packed_documents_are_as_if_alone(family):
             alone = layout.trunk(model)(packed.input_ids[:, start:end], use_cache=False)
             found = together[:, start:end]
             torch.testing.assert_close(found, alone.last_hidden_state, atol=2e-6, rtol=2e-6)
+
+
+def learned(model, states):
+    """Hidden states (tokens, width) and the gradient of every parameter below them, of a loss of random weights."""
+    trunk = layout.trunk(model)
+    weights = tiny.randn(*states.shape).to(states.dtype)
+    below = [parameter for parameter in trunk.parameters() if parameter.requires_grad]
+    return states, torch.autograd.grad((states * weights).sum(), below, allow_unused=True)
+
+
+def assert_same(found, wanted):
+    """Values and gradients to rounding: 2e-6 for the values, gradients relative to the largest."""
+    torch.testing.assert_close(found[0], wanted[0], atol=2e-6, rtol=2e-6)
+    for ours, theirs in zip(found[1], wanted[1], strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            size = max(1.0, float(theirs.abs().max()))
+            torch.testing.assert_close(ours, theirs, atol=1e-5 * size, rtol=1e-5)
+
+
+@each_family
+def test_documents_alone_learn_as_under_the_mask_of_transformers(family):
+    ours, plain, packed = build(family), build(family), tiny.batch(2, 17, documents=(6, 1, 10))
+    given = {"input_ids": packed.input_ids, "position_ids": packed.position_ids}
+    masked = layout.trunk(plain)(**given, use_cache=False).last_hidden_state.flatten(0, 1)
+    assert_same(learned(ours, layout.hidden(ours, packed)), learned(plain, masked))
+    switched = ours.config._attn_implementation == attention.NAME
+    assert switched == (family not in EAGER)
+
+
+@each_family
+def test_blocks_that_run_again_learn_the_same(family):
+    once, again = build(family).train(), build(family).train()
+    again.gradient_checkpointing_enable({"use_reentrant": False})
+    packed = tiny.batch(2, 17, documents=(6, 1, 10))
+    states = layout.hidden(again, packed)
+    between = tiny.batch(2, 17, documents=(3, 14))  # whose edges must not be those of the first
+    layout.hidden(again, between)
+    assert_same(learned(again, states), learned(once, layout.hidden(once, packed)))
+
+
+@each_family
+def test_another_first_document_changes_nothing_in_the_second(family):
+    model, packed = build(family), tiny.batch(2, 17, documents=(6, 11))
+    other = packed.input_ids.clone()
+    other[:, :6] = (other[:, :6] + 1) % tiny.VOCAB
+    with torch.no_grad():
+        before = layout.hidden(model, packed).unflatten(0, (2, 17))
+        after = layout.hidden(model, replace(packed, input_ids=other)).unflatten(0, (2, 17))
+    # Experts work through their tokens together, so that sums may come in another order.
+    torch.testing.assert_close(after[:, 6:], before[:, 6:], atol=1e-6, rtol=0)
+    assert (after[:, :6] - before[:, :6]).abs().max() > 1e-3
 
 
 @each_family
