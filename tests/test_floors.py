@@ -17,8 +17,8 @@ HERE = Path(__file__).parents[1]
 PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
 # Each floor may use those below it, and its own without going round in a circle.
 FLOORS = (
-    ("types", "recipe", "spelling", "errors", "names", "files", "progress"),
-    ("objectives",),
+    ("types", "kept", "recipe", "spelling", "errors", "names", "files", "progress"),
+    ("objectives", "selection"),
     ("data", "cache", "models"),
     ("sources", "teachers", "students"),
     ("training", "evaluation", "report", "recording", "exporting", "folder", "provenance",

@@ -1,0 +1,1 @@
+"""Selection: which ids of a distribution are kept, and with what weight."""

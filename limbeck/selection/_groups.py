@@ -1,0 +1,107 @@
+"""A distribution seen in groups of 64 ids: one pass over the logits, then only a few groups are looked into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import NonFinite
+from limbeck.objectives._compiled import BLOCK, rowwise
+
+GROUP = 64
+# exp of less is 0 in every dtype; an id of logit -inf is brought here, since 0 * -inf would be NaN.
+_NOTHING = -800.0
+_LOWEST = -1e30
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Logits (tokens, groups, 64) and what one pass over them told, in float32 (float64 of float64 logits).
+
+    top: the largest logit of each group, mass: its probability, both (tokens, groups). peak: the largest logit of
+    all, log_total: log of the sum of exp(logit - peak), entropy: in nats, all (tokens,).
+    """
+
+    logits: Tensor
+    top: Tensor
+    mass: Tensor
+    peak: Tensor
+    log_total: Tensor
+    entropy: Tensor
+
+    def logprobs(self, rows: Tensor, groups: Tensor) -> Tensor:
+        """Log-probabilities (pairs, 64) of the ids in some groups; rows, groups: int64 (pairs,).
+
+        The peak goes first: logit - log-sum-exp at once would lose digits of a small difference of large numbers.
+        """
+        found = self.logits[rows, groups].to(self.top.dtype)
+        return found.sub_(self.peak[rows, None]).sub_(self.log_total[rows, None])
+
+    def sorted_into(self, mass: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """For points (tokens, points) on the cumulative mass: the group of each, and how far inside it lies.
+
+        mass: (tokens, groups). Points must be below its sum. In float64, since 768 groups of float32 drift.
+        """
+        ends = mass.to(torch.float64).cumsum(-1)  # (tokens, groups)
+        found = torch.searchsorted(ends, points.contiguous(), right=True).clamp_(
+            max=ends.shape[-1] - 1
+        )
+        begins = ends.gather(-1, found) - mass.to(torch.float64).gather(-1, found)
+        return found, (points - begins).clamp_(min=0)
+
+
+def grouped(logits: Tensor) -> Groups:
+    """One pass over logits (tokens, vocab) of any float dtype; an id of logit -inf has no probability."""
+    tokens, vocab = logits.shape
+    if vocab % GROUP:
+        # A copy; who has many logits gives them a width of whole groups, its last ids at -inf.
+        logits = nn.functional.pad(logits, (0, GROUP - vocab % GROUP), value=-torch.inf)
+    top, total, weighted = _in_blocks(logits)
+    peak = top.amax(-1)
+    share = (top - peak[:, None]).exp_()  # (tokens, groups)
+    whole = (total * share).sum(-1)
+    if not bool(whole.isfinite().all()):
+        row = int((~whole.isfinite()).nonzero()[0])
+        raise NonFinite(
+            f"token {row} of {tokens} has a logit that is NaN or infinite, or none above -inf. "
+            "The teacher's numbers overflowed: load it in bfloat16 or float32."
+        )
+    below = (top - peak[:, None]).clamp_(min=_LOWEST)
+    mean = ((weighted + total * below) * share).sum(-1) / whole
+    mass = total.mul_(share).div_(whole[:, None])
+    log_total = whole.log()
+    shaped = logits.view(tokens, -1, GROUP)
+    return Groups(shaped, top, mass, peak, log_total, (log_total - mean).clamp_(min=0))
+
+
+def _in_blocks(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`_pass` over blocks of equally many tokens, so that it is compiled for one shape only."""
+    tokens = logits.shape[0]
+    if logits.device.type != "cpu":
+        return _pass(logits)
+    if tokens < BLOCK:
+        rows = logits.new_zeros(BLOCK, logits.shape[1])
+        rows[:tokens] = logits
+        first, second, third = _pass(rows)
+        return first[:tokens], second[:tokens], third[:tokens]
+    dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
+    shape = (3, tokens, logits.shape[1] // GROUP)
+    found = torch.empty(shape, dtype=dtype)
+    for start in range(0, tokens, BLOCK):
+        start = min(start, tokens - BLOCK)  # the last block overlaps the one before
+        for part, value in zip(found, _pass(logits[start : start + BLOCK]), strict=True):
+            part[start : start + BLOCK] = value
+    return found[0], found[1], found[2]
+
+
+@rowwise
+def _pass(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each group of logits (tokens, vocab): its largest, sum of e = exp(logit - largest), sum of e * log e."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    groups = wide.view(wide.shape[0], -1, GROUP)
+    top = groups.amax(-1)
+    below = (groups - top.clamp(min=_LOWEST).unsqueeze(-1)).clamp(min=_NOTHING)
+    each = below.exp()
+    return top, each.sum(-1), (each * below).sum(-1)

@@ -1,0 +1,33 @@
+"""The likeliest ids of a distribution and the mass of the others, without sorting a vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from limbeck.selection._groups import GROUP, Groups, grouped
+from limbeck.types import TopK
+
+
+def likeliest(logits: Tensor, k: int) -> TopK:
+    """The k likeliest of logits (tokens, vocab): ids, logprobs (tokens, k), rest (tokens,), in float32 or float64.
+
+    Exact: only the k groups with the largest maxima are looked into. Were one of the k likeliest in another group,
+    k groups would each hold an id at least as likely: those ids have the same k logits then, ties included.
+    """
+    found = grouped(logits)
+    tokens, groups = found.top.shape
+    looked = min(k, groups)
+    chosen = found.top.topk(looked).indices  # (tokens, looked)
+    rows = torch.arange(tokens, device=logits.device).repeat_interleave(looked)
+    candidates = found.logprobs(rows, chosen.flatten()).view(tokens, -1)  # (tokens, looked x 64)
+    logprobs, places = candidates.topk(k)
+    ids = chosen.gather(-1, places // GROUP) * GROUP + places % GROUP
+    return TopK(ids, logprobs, _rest(found, chosen, candidates, places))
+
+
+def _rest(found: Groups, chosen: Tensor, candidates: Tensor, places: Tensor) -> Tensor:
+    """Log of the mass of the ids that are not kept (tokens,), summed: 1 - sum(kept) would lose it to rounding."""
+    inside = candidates.scatter_(-1, places, -torch.inf).logsumexp(-1)
+    outside = found.mass.scatter_(-1, chosen, 0.0).sum(-1).log()
+    return torch.logaddexp(inside, outside)
