@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limbeck import loading, names
-from limbeck.cache.format import CacheAbout
+from limbeck.cache.format import ABOUT, CacheAbout, chosen, read_about
 from limbeck.data.tokenize import tokenizer_fingerprint
 from limbeck.errors import ModelError, RecipeError
 from limbeck.models import load, place
@@ -145,20 +146,24 @@ def load_teacher(base: Ground) -> PreTrainedModel | None:
 
 
 def cache_about(base: Ground, length: int) -> CacheAbout:
-    """What a cache must have been recorded from, to serve the recipe's cached teacher."""
+    """What a cache must have been recorded from, to serve the recipe's cached teacher.
+
+    Width and head of `hidden8` and `kl-vector` are known only where the cache has begun already.
+    """
     assert base.recipe.teacher is not None
     options = base.recipe.teacher.options
     model = teacher_model(base.recipe)
     if model is None:
         raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
+    path = Path(options["path"])
+    found = read_about(path) if (path / ABOUT).is_file() else None
     return CacheAbout(
         teacher=load.fingerprint(model.name, model.revision),
         teacher_name=model.name,
         tokenizer=base.tokenizer_print,
         vocab=base.vocab,
-        k=min(options.get("k", 64), base.vocab),
         length=length,
-        logprobs=options.get("logprobs", "float32"),
+        **chosen(options, found, vocab=base.vocab),
     )
 
 

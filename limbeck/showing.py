@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from limbeck import arm, assembly, loading
 from limbeck.assembly import Model
+from limbeck.cache import kinds
+from limbeck.cache.format import CacheAbout, chosen
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.models import load, place
 from limbeck.recipe import Recipe, Stage
@@ -137,7 +139,7 @@ def _add_stage(
     causes = ", ".join(f"{name} {value:.2f}" for name, value in vars(peak).items())
     table.add_row("  peak memory", f"about {peak.total:.1f} GB on one device ({causes})")
     if recipe.teacher and recipe.teacher.name == "cached":
-        each = cache_bytes(recipe, student.config.get_text_config().vocab_size)
+        each = cache_bytes(recipe, student.config.get_text_config())
         table.add_row(
             "  cache",
             f"{steps * per_step * each / GIGA:.2f} GB at most, {each} bytes/token; a row is kept once",
@@ -150,12 +152,17 @@ def _ids(given: int | list[int] | None) -> list[int]:
     return given if isinstance(given, list) else [] if given is None else [given]
 
 
-def cache_bytes(recipe: Recipe, vocab: int) -> int:
-    """Bytes a token takes in the recipe's cache: ids, log-probabilities, and the rest."""
+def cache_bytes(recipe: Recipe, student: Any) -> int:
+    """Bytes a token takes in the recipe's cache, rounded; `sample` and `rs` depend on the text."""
     options = recipe.teacher.options if recipe.teacher else {}
-    number = {"float16": 2, "float32": 4, "float64": 8}[options.get("logprobs", "float32")]
-    each: int = options.get("k", 64) * ((2 if vocab <= 65_536 else 4) + number) + number
-    return each
+    settings = chosen(options, vocab=student.vocab_size)
+    model = assembly.teacher_model(recipe)
+    if settings["kind"] == "kl-vector":
+        settings["width"] = student.hidden_size
+    if settings["kind"] == "hidden8" and model is not None:
+        sizes = load.load_config(model.name, revision=model.revision).get_text_config()
+        settings["width"] = sizes.hidden_size
+    return round(kinds.estimate(CacheAbout("", "", student.vocab_size, 1, **settings)))
 
 
 def _writes(recipe: Recipe) -> list[str]:

@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from limbeck.cache.format import CacheAbout, tokens_digest
+from limbeck.cache.read import CacheReader
 from limbeck.types import Batch, Signal, Wanted
 
 LENGTH = 6
@@ -52,13 +53,22 @@ class Whole:
         """Logits (tokens, vocab)."""
         self.asked += len(batch.addresses)
         out = self.model(batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-        return Signal(logits=out.logits.flatten(0, 1))
+        return Signal(logits=batch.pick(out.logits.flatten(0, 1)))
 
 
 def about(**changes) -> CacheAbout:
     """What a cache of Whole's answers on Text says of itself."""
-    plain = CacheAbout(teacher="a" * 64, tokenizer="b" * 64, vocab=tiny.VOCAB, k=5, length=LENGTH)
-    return replace(plain, **changes)
+    settings = {"kind": "topk+rest", "k": 5, "values": "float32"}
+    if changes.get("kind", "topk+rest") != "topk+rest":
+        settings = {}
+    given = {"vocab": tiny.VOCAB, "length": LENGTH} | settings | changes
+    return CacheAbout(teacher="a" * 64, tokenizer="b" * 64, **given)
+
+
+def read(reader: CacheReader, addresses: Sequence[str], *, draw: int = 0):
+    """What a cache says of every token of these rows."""
+    everything = torch.ones(len(addresses), reader.about.length, dtype=torch.bool)
+    return reader.read(addresses, everything, [draw] * len(addresses))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -69,7 +69,13 @@ def stage(place: Path, **changes: object) -> dict:
 
 def cached(place: Path, **changes: object) -> dict:
     """A teacher whose 32 likeliest tokens are recorded."""
-    plain = {"model": str(place / "teacher"), "path": str(place / "cache"), "k": 32}
+    plain = {
+        "model": str(place / "teacher"),
+        "path": str(place / "cache"),
+        "k": 32,
+        "kind": "topk+rest",
+        "values": "float32",
+    }
     return {"cached": plain | changes}
 
 

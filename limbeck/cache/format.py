@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,30 @@ import torch
 from limbeck import files
 from limbeck.errors import CacheMismatch, Damaged
 
-VERSION = 1
+VERSION = 2
 ABOUT = "cache.json"
 SHARDS = "shards"
-ROWS = "rows.json"
-TENSORS = "rows.safetensors"
+ROWS = "rows.safetensors"
+PLANES = "planes.safetensors"
 FLOATS = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+CODE8 = "code8"
+# The settings that each kind uses; the others stand at their defaults, so that equal caches say the same.
+USES = {
+    "sample": ("threshold", "draws"),
+    "rs": ("samples",),
+    "topk+rest": ("k", "values"),
+    "hidden8": ("width", "head"),
+    "kl-vector": ("values", "width", "head"),
+}
 _INFORMATIONAL = ("teacher_name", "libraries")
-# What to correct in the recipe, by field.
+# What to correct in the recipe, where it is not teacher.cached.<field>.
 _CURES = {
     "teacher": "teacher.cached.model",
     "tokenizer": "the source's tokenizer",
     "vocab": "the source's tokenizer",
-    "k": "teacher.cached.k",
-    "logprobs": "teacher.cached.logprobs",
     "length": "the source's length",
+    "width": "teacher.cached.model or the student",
+    "head": "teacher.cached.model or the student",
 }
 
 
@@ -40,57 +50,111 @@ def libraries() -> dict[str, str]:
 class CacheAbout:
     """What a cache was recorded from, and how. teacher and tokenizer are fingerprints, not names.
 
-    vocab: number of true ids. k: ids kept a token. logprobs: their dtype. length: tokens a row.
+    vocab: number of true ids. length: tokens a row. kind: what is kept of a token, see USES. threshold, draws:
+    of `sample`. samples: draws a token of `rs`. k: ids kept. values: how numbers are kept, `code8` or a float.
+    width: of hidden states or mean rows. head: the digest of the head beside them; "" where it is not known yet.
     teacher_name and libraries are for people; every other field must be equal for a cache to be used.
     """
 
     teacher: str
     tokenizer: str
     vocab: int
-    k: int
     length: int
-    logprobs: str = "float32"
+    kind: str = "sample"
+    threshold: float = 0.02
+    draws: int = 1
+    samples: int = 50
+    k: int = 64
+    values: str = CODE8
+    width: int = 0
+    head: str = ""
     teacher_name: str = ""
     version: int = VERSION
     libraries: dict[str, str] = field(default_factory=libraries)
 
     def __post_init__(self) -> None:
-        if self.logprobs not in FLOATS:
+        if self.kind not in USES:
             raise CacheMismatch(
-                f"logprobs '{self.logprobs}' found; wanted one of {', '.join(FLOATS)}."
+                f"teacher.cached.kind '{self.kind}' found; wanted one of {', '.join(USES)}."
             )
-        if not 1 <= self.k <= self.vocab:
+        if self.vocab < 1 or self.length < 1:
             raise CacheMismatch(
-                f"k {self.k} found; wanted 1 to {self.vocab}, the ids of the tokenizer. "
-                "Correct teacher.cached.k."
+                f"vocab {self.vocab}, length {self.length} found; wanted 1 or more of each."
             )
-        if self.length < 1:
-            raise CacheMismatch(f"length {self.length} found; wanted 1 token a row or more.")
+        for item in fields(self):
+            if item.name in _RULES:
+                self._check(item.name, getattr(self, item.name), item.default)
+
+    def _check(self, name: str, value: Any, default: Any) -> None:
+        """Refuses a setting that makes no sense, or that the kind does not use."""
+        fits, wanted = _RULES[name]
+        if name not in USES[self.kind]:
+            if value != default:
+                having = ", ".join(kind for kind, used in USES.items() if name in used)
+                raise CacheMismatch(
+                    f"teacher.cached.{name} {value} found; kind '{self.kind}' does not use it. "
+                    f"Take it out, or choose a kind that does: {having}."
+                )
+        elif not fits(value, self):
+            raise CacheMismatch(
+                f"{name} {value} found; wanted {wanted(self)}. Correct teacher.cached.{name}."
+            )
 
     @property
-    def ids(self) -> torch.dtype:
-        """The narrowest integer that holds each id."""
-        return torch.uint16 if self.vocab <= 65_536 else torch.int32
+    def high_bits(self) -> int:
+        """Bits of an id beyond the first 16."""
+        return max(0, (self.vocab - 1).bit_length() - 16)
 
     @property
     def floats(self) -> torch.dtype:
-        """The dtype of logprobs and rest."""
-        return FLOATS[self.logprobs]
+        """The dtype of exact values; of what is read where they are codes."""
+        return FLOATS.get(self.values, torch.float32)
 
     @property
     def identity(self) -> str:
         """SHA-256 of what must be equal; every shard carries it, so that no shard enters another cache."""
         return files.digest(files.canonical(_compared(self)))
 
-    @property
-    def bytes_per_row(self) -> int:
-        """Bytes of the tensors of one row."""
-        kept = self.k * (self.ids.itemsize + self.floats.itemsize)
-        return self.length * (kept + self.floats.itemsize)
+
+# What each setting must be, and how that is said.
+_RULES: dict[str, tuple[Callable[[Any, CacheAbout], bool], Callable[[CacheAbout], str]]] = {
+    # At 0.004 one token may have 250 exact ids and 251 drawn ones: counts are one byte.
+    "threshold": (lambda x, _: 0.004 <= x <= 0.5, lambda _: "0.004 to 0.5"),
+    "draws": (lambda x, _: 1 <= x <= 255, lambda _: "1 to 255"),
+    "samples": (lambda x, _: 1 <= x <= 255, lambda _: "1 to 255"),
+    "k": (
+        lambda x, about: 1 <= x <= about.vocab,
+        lambda about: f"1 to {about.vocab:,}, the ids of the tokenizer",
+    ),
+    "values": (lambda x, _: x == CODE8 or x in FLOATS, lambda _: ", ".join([CODE8, *FLOATS])),
+    "width": (lambda x, _: x >= 0, lambda _: "the width of the model"),
+    "head": (
+        lambda x, _: re.fullmatch("([0-9a-f]{64})?", x) is not None,
+        lambda _: "the 64 hexadecimal digits of a head's digest",
+    ),
+}
 
 
 def _compared(about: CacheAbout) -> dict[str, Any]:
     return {key: value for key, value in asdict(about).items() if key not in _INFORMATIONAL}
+
+
+def chosen(
+    options: Mapping[str, Any], found: CacheAbout | None = None, *, vocab: int
+) -> dict[str, Any]:
+    """The settings that the options of a cached teacher name; k of more ids than there are means all of them.
+
+    width and head, which no recipe names, are those of the cache that was found.
+    """
+    given = {name: options[name] for name in ("kind", *_RULES) if name in options}
+    kind = given.setdefault("kind", CacheAbout.kind)
+    used = USES.get(kind, ())
+    if "k" in used:
+        given["k"] = min(given.get("k", CacheAbout.k), vocab)
+    for name in ("width", "head"):
+        same = found is not None and found.kind == kind and name in used
+        given[name] = getattr(found if same else CacheAbout, name)
+    return given
 
 
 def check_same(path: Path, found: CacheAbout, wanted: CacheAbout) -> None:
@@ -98,10 +162,10 @@ def check_same(path: Path, found: CacheAbout, wanted: CacheAbout) -> None:
     mine, theirs = _compared(found), _compared(wanted)
     for key, value in mine.items():
         if value != theirs[key]:
-            cure = f", or correct {_CURES[key]}" if key in _CURES else ""
+            cure = _CURES.get(key, f"teacher.cached.{key}")
             raise CacheMismatch(
                 f"{path}: recorded with {key} {value}, this recipe has {key} {theirs[key]}. "
-                f"Record into another folder with 'limbeck record'{cure}."
+                f"Record into another folder with 'limbeck record', or correct {cure}."
             )
 
 
@@ -120,9 +184,13 @@ def read_about(path: Path) -> CacheAbout:
         )
     body = files.parse_sealed(place.read_bytes(), str(place))
     if body.get("version") != VERSION:
+        cure = (
+            f"'limbeck convert {path} NEW' writes it in version {VERSION}"
+            if body.get("version") == 1
+            else "Record again with 'limbeck record'"
+        )
         raise CacheMismatch(
-            f"{place}: written in version {body.get('version')}, this program reads {VERSION}. "
-            "Record again with 'limbeck record'."
+            f"{place}: written in version {body.get('version')}, this program reads {VERSION}. {cure}."
         )
     if set(body) != {item.name for item in fields(CacheAbout)}:
         raise Damaged(f"{place}: its keys are {', '.join(sorted(body))}.")

@@ -5,22 +5,35 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import safe_open
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from limbeck import files
 from limbeck.cache import format as form
+from limbeck.cache import planes
+from limbeck.cache.codec import Plane
+from limbeck.cache.kinds import KINDS, Said
 from limbeck.errors import CacheMismatch, Damaged
-from limbeck.types import TopK
 
-# Open shards; each is a memory map, of which Linux gives a process 65,530.
+# Open shards. Each is a memory map and an open file, of which a process is commonly given 1,024.
 _OPEN = 256
 _CURE = (
     "Delete this shard's folder and run 'limbeck record' again: only its rows are recorded anew."
 )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The list of a shard's rows. tokens: bytes (rows, 16). recorded: bits. starts: int64 (rows + 1,)."""
+
+    folder: Path
+    tokens: Plane
+    recorded: Plane
+    starts: NDArray[np.int64]
 
 
 class CacheReader:
@@ -38,11 +51,15 @@ class CacheReader:
         self._lazily = lazily
         if about is not None:
             form.check_same(self.path, self.about, about)
-        self._places: dict[str, tuple[Path, int, str]] = {}
-        for shard in _shards(self.path):
-            addresses, tokens = self._index(shard)
-            for row, (address, digest) in enumerate(zip(addresses, tokens, strict=True)):
-                self._places.setdefault(address, (shard, row, digest))
+        self._shards: list[_Shard] = []
+        # Where each row stands, what records most of it first: (shard, row).
+        self._places: dict[str, list[tuple[int, int]]] = {}
+        for folder in _shards(self.path):
+            self._index(folder)
+        for found in self._places.values():
+            if len(found) > 1:
+                found.sort(key=self._recorded, reverse=True)
+        self._verified: set[int] = set()
         self._opened = functools.lru_cache(_OPEN)(self._open)
 
     def __len__(self) -> int:
@@ -53,22 +70,32 @@ class CacheReader:
 
     def tokens(self, address: str) -> str:
         """The digest of the tokens that this row was recorded for."""
-        return self._place(address)[2]
+        self.check_holds([address])
+        shard, row = self._places[address][0]
+        digest: bytes = self._shards[shard].tokens[row].tobytes()
+        return digest.hex()
 
-    def rows(self, addresses: Sequence[str]) -> TopK:
-        """The kept tokens of these rows, in this order. ids, logprobs (rows x length, k); rest (rows x length,)."""
+    def covers(self, address: str, counted: Tensor) -> bool:
+        """Whether every token of a row that counts is recorded; counted: bool (length,)."""
+        wanted = np.packbits(counted.cpu().numpy(), bitorder="little")
+        return any(self._holds(place, wanted) for place in self._places.get(address, ()))
+
+    def read(self, addresses: Sequence[str], counted: Tensor, draws: Sequence[int]) -> Said:
+        """What was recorded of the tokens of these rows that count, in order, on the CPU.
+
+        counted: bool (rows, length). draws: which of the kept draws each row takes, where the kind keeps some.
+        """
         self.check_holds(addresses)
-        shape = (len(addresses), self.about.length, self.about.k)
-        ids = torch.empty(shape, dtype=torch.int64)
-        logprobs = torch.empty(shape, dtype=self.about.floats)
-        rest = torch.empty(shape[:2], dtype=self.about.floats)
-        for index, address in enumerate(addresses):
-            shard, row, _ = self._place(address)
-            slices = self._opened(shard)
-            ids[index] = slices["ids"][row : row + 1].to(torch.int64)[0]
-            logprobs[index] = slices["logprobs"][row : row + 1][0]
-            rest[index] = slices["rest"][row : row + 1][0]
-        return TopK(ids.flatten(0, 1), logprobs.flatten(0, 1), rest.flatten())
+        which = counted.cpu().numpy()
+        if which.shape != (len(addresses), self.about.length):
+            raise CacheMismatch(
+                f"{self.path}: counted {which.shape}; wanted {(len(addresses), self.about.length)}, "
+                "rows of the length that was recorded."
+            )
+        rows = zip(addresses, which, draws, strict=True)
+        pieces = [self._piece(address, wanted, draw) for address, wanted, draw in rows]
+        said: Said = KINDS[self.about.kind].decode(pieces, self.about)
+        return said
 
     def check_holds(self, addresses: Sequence[str]) -> None:
         """Refuses if a row was never recorded: says which, and how many of how many."""
@@ -81,41 +108,70 @@ class CacheReader:
                 "run 'limbeck record' with this recipe; it adds what is missing."
             )
 
-    def _place(self, address: str) -> tuple[Path, int, str]:
-        if address not in self._places:
-            self.check_holds([address])
-        return self._places[address]
+    def _recorded(self, place: tuple[int, int]) -> int:
+        """How many tokens of a row are recorded."""
+        shard, row = place
+        starts = self._shards[shard].starts
+        return int(starts[row + 1] - starts[row])
 
-    def _index(self, shard: Path) -> tuple[list[str], list[str]]:
-        """The addresses and token digests of a shard, after its own bytes and its belonging are checked."""
-        manifest = _read_manifest(shard) if self._lazily else _verified(shard)
+    def _holds(self, place: tuple[int, int], wanted: Plane) -> bool:
+        """Whether all of these bits are recorded."""
+        shard, row = place
+        return not bool((wanted & ~self._shards[shard].recorded[row]).any())
+
+    def _piece(self, address: str, counted: Plane, draw: int) -> planes.Piece:
+        """What is wanted of one row, from the shard that records it."""
+        wanted = np.packbits(counted, bitorder="little")
+        found = [place for place in self._places[address] if self._holds(place, wanted)]
+        if not found:
+            most = max(map(self._recorded, self._places[address]))
+            raise CacheMismatch(
+                f"{self.path}: row {address} counts {int(counted.sum())} tokens, some of which were not "
+                f"recorded ({most} were): what counts changed since. Run 'limbeck record' with this "
+                "recipe; it records the row again."
+            )
+        if not 0 <= draw < self.about.draws:
+            raise CacheMismatch(
+                f"{self.path}: draw {draw} of a row is wanted, {self.about.draws} were recorded."
+            )
+        number, row = found[0]
+        shard = self._shards[number]
+        begin, end = (int(start) for start in shard.starts[row : row + 2])
+        chosen = None
+        if end - begin != int(counted.sum()):
+            recorded = np.unpackbits(shard.recorded[row], bitorder="little", count=len(counted))
+            chosen = counted[recorded.view(bool)]
+        return planes.Piece(self._opened(number), row, begin, end, chosen, draw)
+
+    def _index(self, folder: Path) -> None:
+        """Adds the rows of a shard, after its own bytes and its belonging are checked."""
+        manifest = _read_manifest(folder) if self._lazily else _verified(folder)
         if manifest.about.get("cache") != self.about.identity:
             raise CacheMismatch(
-                f"{shard}: recorded for the cache {manifest.about.get('cache')}, it stands in "
+                f"{folder}: recorded for the cache {manifest.about.get('cache')}, it stands in "
                 f"{self.about.identity}. It was moved here from another cache: take it out."
             )
-        body = files.parse_json((shard / form.ROWS).read_bytes(), str(shard / form.ROWS))
-        addresses, tokens = body["addresses"], body["tokens"]
-        if form.shard_name(addresses) != shard.name:
+        # Copies: an index that stays open for each shard would be a map and a file for each.
+        rows = {name: plane.copy() for name, plane in planes.mapped(folder / form.ROWS).items()}
+        addresses = [address.tobytes().hex() for address in rows["addresses"]]
+        if form.shard_name(addresses) != folder.name:
             raise Damaged(
-                f"{shard}: its rows make the name {form.shard_name(addresses)}. "
+                f"{folder}: its rows make the name {form.shard_name(addresses)}. "
                 "It was renamed or swapped with another. Give it that name again."
             )
-        return addresses, tokens
+        each = np.unpackbits(rows["recorded"], axis=1, bitorder="little").sum(1, dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), each.cumsum()])
+        for row, address in enumerate(addresses):
+            self._places.setdefault(address, []).append((len(self._shards), row))
+        self._shards.append(_Shard(folder, rows["tokens"], rows["recorded"], starts))
 
-    def _open(self, shard: Path) -> dict[str, Any]:
-        """The three tensors of a shard, as slices of its memory map."""
-        if self._lazily:
-            _verified(shard)
-        stream: Any = safe_open(shard / form.TENSORS, framework="pt")
-        slices = {name: stream.get_slice(name) for name in ("ids", "logprobs", "rest")}
-        wanted = [self.about.length, self.about.k]
-        if slices["ids"].get_shape()[1:] != wanted or slices["logprobs"].get_shape()[1:] != wanted:
-            raise Damaged(
-                f"{shard}: ids {slices['ids'].get_shape()}, logprobs "
-                f"{slices['logprobs'].get_shape()}; wanted (rows, {wanted[0]}, {wanted[1]})."
-            )
-        return slices
+    def _open(self, number: int) -> dict[str, Plane]:
+        """The planes of a shard, mapped; lazily hashed once."""
+        folder = self._shards[number].folder
+        if self._lazily and number not in self._verified:
+            _verified(folder)
+            self._verified.add(number)
+        return planes.mapped(folder / form.PLANES)
 
 
 def _shards(path: Path) -> list[Path]:
@@ -135,7 +191,7 @@ def _verified(shard: Path) -> files.Manifest:
 
 
 def _read_manifest(shard: Path) -> files.Manifest:
-    """The manifest of a shard whose row list is whole; its tensors are not looked at yet."""
+    """The manifest of a shard whose row list is whole; its planes are not looked at yet."""
     try:
         manifest = files.read_manifest(shard)
         claimed = manifest.files.get(form.ROWS, {}).get("sha256")

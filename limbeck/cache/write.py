@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
+import numpy as np
+from torch import Tensor
 
 from limbeck import files
 from limbeck.cache import format as form
+from limbeck.cache import planes
+from limbeck.cache.codec import Plane
+from limbeck.cache.kinds import KINDS, Record
 from limbeck.errors import CacheMismatch, NonFinite
-from limbeck.types import TopK
 
 
 def create_or_check(path: Path, about: form.CacheAbout) -> None:
     """Begins a cache, or makes sure that the one that is there was recorded from the same."""
+    used = form.USES[about.kind]
+    if ("head" in used and not about.head) or ("width" in used and not about.width):
+        raise CacheMismatch(
+            f"{path}: kind '{about.kind}' needs the width of the model and the digest of its head; "
+            f"width {about.width}, head '{about.head}' found."
+        )
     if not (path / form.ABOUT).exists():
         if any((path / form.SHARDS).glob("[!.]*")):
             raise CacheMismatch(
@@ -31,60 +40,66 @@ def create_or_check(path: Path, about: form.CacheAbout) -> None:
 def write_shard(
     path: Path,
     addresses: Sequence[str],
-    kept: TopK,
+    record: Record,
     about: form.CacheAbout,
     *,
     tokens: Sequence[str],
+    recorded: Tensor,
 ) -> Path:
-    """Commits the kept tokens of these rows as one shard and returns its folder.
+    """Commits what was recorded of these rows as one shard and returns its folder.
 
-    kept: ids and logprobs (rows x length, k), rest (rows x length,). tokens: the digest of each row's tokens.
+    record: of the recorded tokens, row after row. tokens: the digest of each row's tokens. recorded: bool
+    (rows, length), which tokens of each row are in the record.
     """
     name = form.shard_name(addresses)
-    where = f"{path / form.SHARDS / name}"
+    folder = path / form.SHARDS / name
+    which = np.asarray(recorded.cpu().numpy(), dtype=bool)
+    rows = _rows(folder, addresses, tokens, which, about)
+    kind = KINDS[about.kind]
+    if not isinstance(record, kind.HOLDS):
+        raise CacheMismatch(
+            f"{folder}: a {type(record).__name__} was given; kind '{about.kind}' keeps "
+            f"{kind.HOLDS.__name__}."
+        )
+    places = np.concatenate([np.zeros(1, np.int64), which.sum(1, dtype=np.int64).cumsum()])
+    try:
+        found = kind.encode(record, about, places)
+    except (CacheMismatch, NonFinite) as reason:
+        raise type(reason)(f"{folder}: {reason}") from reason
+    with files.committed(folder, {"cache": about.identity}) as partial:
+        planes.write(partial / form.PLANES, found)
+        planes.write(partial / form.ROWS, rows)
+    return folder
+
+
+def _rows(
+    where: Path,
+    addresses: Sequence[str],
+    tokens: Sequence[str],
+    recorded: Plane,
+    about: form.CacheAbout,
+) -> dict[str, Plane]:
+    """The list of rows: addresses, tokens: bytes (rows, 16); recorded: bits (rows, bytes)."""
     if len(set(addresses)) != len(addresses) or len(tokens) != len(addresses):
         raise CacheMismatch(
             f"{where}: {len(addresses)} rows, {len(set(addresses))} different addresses, "
             f"{len(tokens)} token digests; wanted as many of each."
         )
-    rest = _checked(where, len(addresses), kept, about)
-    shape = (len(addresses), about.length, about.k)
-    tensors = {
-        "ids": kept.ids.to("cpu").to(about.ids).reshape(shape).contiguous(),
-        "logprobs": kept.logprobs.to("cpu", about.floats).reshape(shape).contiguous(),
-        "rest": rest.to("cpu", about.floats).reshape(shape[:2]).contiguous(),
+    if recorded.shape != (len(addresses), about.length):
+        raise CacheMismatch(
+            f"{where}: recorded {recorded.shape}; wanted {(len(addresses), about.length)}, "
+            "a bit for each token of each row."
+        )
+    return {
+        "addresses": _digests(where, addresses),
+        "tokens": _digests(where, tokens),
+        "recorded": np.packbits(recorded, axis=1, bitorder="little"),
     }
-    folder = path / form.SHARDS / name
-    with files.committed(folder, {"cache": about.identity}) as partial:
-        save_file(tensors, partial / form.TENSORS)
-        rows = {"addresses": list(addresses), "tokens": list(tokens)}
-        files.write_bytes(partial / form.ROWS, files.canonical(rows))
-    return folder
 
 
-def _checked(where: str, rows: int, kept: TopK, about: form.CacheAbout) -> torch.Tensor:
-    """The rest of kept tokens that are fit to be written; else an error that says why they are not."""
-    count = rows * about.length
-    if kept.rest is None:
-        raise CacheMismatch(f"{where}: the mass outside the kept ids is not known; it is needed.")
-    wanted = (count, about.k)
-    if kept.ids.shape != wanted or kept.logprobs.shape != wanted or kept.rest.shape != (count,):
-        raise CacheMismatch(
-            f"{where}: ids {tuple(kept.ids.shape)}, logprobs {tuple(kept.logprobs.shape)}, "
-            f"rest {tuple(kept.rest.shape)}; wanted {wanted} twice and ({count},)."
-        )
-    low, high = int(kept.ids.min()), int(kept.ids.max())
-    if low < 0 or high >= about.vocab:
-        # A narrow integer wraps without a word: 70,000 would become 4,464 in uint16.
-        raise CacheMismatch(
-            f"{where}: ids from {low:,} to {high:,}; wanted 0 to {about.vocab - 1:,}. "
-            "The teacher knows ids that the tokenizer does not."
-        )
-    ordered = kept.ids.sort(-1).values
-    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
-        raise CacheMismatch(f"{where}: an id stands twice in one token's kept ids.")
-    # A rounding above 0 is possible, a probability of 1.001 is not.
-    for name, value in (("logprobs", kept.logprobs), ("rest", kept.rest)):
-        if bool(value.isnan().any()) or bool((value > 1e-3).any()):
-            raise NonFinite(f"{where}: {name} has a NaN or a probability above 1; nothing written.")
-    return kept.rest
+def _digests(where: Path, names: Sequence[str]) -> Plane:
+    """Digests as bytes (rows, 16)."""
+    for name in names:
+        if not re.fullmatch("[0-9a-f]{32}", name):
+            raise CacheMismatch(f"{where}: '{name}' found; wanted 32 hexadecimal digits.")
+    return np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(-1, 16)

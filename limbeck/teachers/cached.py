@@ -1,4 +1,4 @@
-"""A teacher whose answers were recorded: reads kept tokens (tokens, k) by the content of each row."""
+"""A teacher whose answers were recorded: reads what was kept of each token by the content of its row."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from limbeck.cache.format import read_about, tokens_digest
+import torch
+from torch import Tensor
+
+from limbeck.cache.format import chosen, read_about, tokens_digest
+from limbeck.cache.head import read_head
 from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, RecipeError
+from limbeck.models.layout import Head
 from limbeck.models.load import fingerprint
-from limbeck.types import Batch, Signal, Wanted
+from limbeck.types import Batch, HeadMean, Sampled, Signal, TopK, Wanted
 
 
 class Cached:
@@ -18,18 +23,46 @@ class Cached:
 
     def __init__(self, reader: CacheReader) -> None:
         self.reader = reader
+        self._head: Head | None = None
+        if reader.about.kind == "hidden8":
+            head = read_head(reader.path, reader.about.head)
+            self._head = Head(head.weight, head.bias, head.scale, head.softcap, head.vocab)
 
     def signal(self, batch: Batch, wanted: Wanted) -> Signal:
-        """The kept tokens of each token: ids, logprobs (tokens, k), rest (tokens,)."""
+        """What was kept of each token that counts: TopK or Sampled, HeadMean (counted, width), or hidden states.
+
+        Rows of a later epoch take another draw, where several were kept.
+        """
         if wanted.features:
             raise RecipeError(
                 f"teacher.cached: features at {', '.join(wanted.features)} are wanted, a cache holds "
-                "log-probabilities only. Use teacher.live for objectives that read features."
+                "what the teacher says of tokens only. Use teacher.live for objectives that read features."
             )
         if not wanted.distribution:
             return Signal()
         self._check(batch)
-        return Signal(topk=self.reader.rows(batch.addresses).to(batch.input_ids.device))
+        epochs = batch.epochs or (0,) * len(batch.addresses)
+        draws = [epoch % self.reader.about.draws for epoch in epochs]
+        said = self.reader.read(batch.addresses, batch.weights.cpu() != 0, draws)
+        device = batch.input_ids.device
+        match said:
+            case TopK():
+                return Signal(topk=said.to(device))
+            case Sampled():
+                return Signal(sampled=said.to(device))
+            case HeadMean():
+                return Signal(mean=said.to(device))
+            case Tensor():
+                head = self._head_on(device)
+                return Signal(hidden=said.to(device, head.weight.dtype), head=head)
+
+    def _head_on(self, device: torch.device) -> Head:
+        """The head of hidden states, moved once."""
+        assert self._head is not None
+        if self._head.weight.device != device:
+            bias = None if self._head.bias is None else self._head.bias.to(device)
+            self._head = replace(self._head, weight=self._head.weight.to(device), bias=bias)
+        return self._head
 
     def _check(self, batch: Batch) -> None:
         """Refuses a batch that holds other tokens than its rows were recorded for."""
@@ -56,23 +89,40 @@ def cached(
     path: str,
     model: str | None = None,
     revision: str | None = None,
+    kind: Literal["sample", "rs", "topk+rest", "hidden8", "kl-vector"] = "sample",
+    threshold: float = 0.02,
+    draws: int = 1,
+    samples: int = 50,
     k: int = 64,
-    logprobs: Literal["float32", "float16", "float64"] = "float32",
+    values: Literal["code8", "float16", "float32", "float64"] = "code8",
     vocab: int | None = None,
     tokenizer: str | None = None,
 ) -> Cached:
-    """The teacher recorded at `path`, serving (tokens, k). `model` is the teacher it must have been recorded from.
+    """The teacher recorded at `path`, serving tokens (tokens, ...). `model` is what it must have been recorded from.
+
+    kind: what is kept of a token. `sample`: ids of at least the probability `threshold`, and `draws` draws of the
+    others, one an epoch; 45 bytes. `rs`: ids that `samples` draws hit. `topk+rest`: the `k` likeliest and the mass of
+    the others, for reverse KL, temperatures and other divergences. `hidden8`: hidden states in int8. `kl-vector`: for
+    forward KL into a student whose head is frozen. values: how numbers of `topk+rest` and `kl-vector` are kept:
+    one byte each, or exactly.
 
     vocab and tokenizer (a fingerprint) are the run's own; where they are given they are checked too.
     """
     found = read_about(Path(path))
     ids = found.vocab if vocab is None else vocab
+    settings = {
+        "kind": kind,
+        "threshold": threshold,
+        "draws": draws,
+        "samples": samples,
+        "k": k,
+        "values": values,
+    }
     wanted = replace(
         found,
         teacher=found.teacher if model is None else fingerprint(model, revision),
         tokenizer=found.tokenizer if tokenizer is None else tokenizer,
         vocab=ids,
-        k=min(k, ids),
-        logprobs=logprobs,
+        **chosen(settings, found, vocab=ids),
     )
     return Cached(CacheReader(path, wanted))
