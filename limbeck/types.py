@@ -1,27 +1,33 @@
-"""The words that every room shares: Batch, Rows, TopK, Signal, Wanted, and the protocols."""
+"""The words that every room shares: Batch, Rows, Signal and its kinds, Wanted, and the protocols."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
+from limbeck.kept import Drawn, HeadMean, Sampled, TopK, moved_to
 
-
-def _moved(thing: T, device: torch.device | str) -> T:
-    """A copy of a dataclass whose tensors (also those inside dictionaries) are on the device."""
-    changes: dict[str, Any] = {}
-    for item in fields(thing):  # type: ignore[arg-type]
-        value = getattr(thing, item.name)
-        if isinstance(value, Tensor):
-            changes[item.name] = value.to(device, non_blocking=True)
-        elif isinstance(value, dict):
-            changes[item.name] = {key: tensor.to(device) for key, tensor in value.items()}
-    return replace(thing, **changes)  # type: ignore[type-var]
+__all__ = [
+    "Batch",
+    "Distribution",
+    "Drawn",
+    "HeadLike",
+    "HeadMean",
+    "Materials",
+    "Objective",
+    "Rows",
+    "Sampled",
+    "Signal",
+    "Source",
+    "Teacher",
+    "TopK",
+    "Wanted",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Batch:
 
     input_ids, labels, position_ids, document_ids: int64 (batch, time). weights: float32 (batch, time).
     label_bytes: int64 (batch, time), UTF-8 bytes of text that each label stands for, 0 for a separator.
-    addresses: (batch,), the content hash of each row, by which a cache is read.
+    addresses: (batch,), the content hash of each row, by which a cache is read. epochs: (batch,), how often the
+    source had been read through before each row; empty where nobody asks.
     labels[b, t] is the token after input_ids[b, t], always a real token id; what counts is said by weights.
     """
 
@@ -41,19 +48,33 @@ class Batch:
     weights: Tensor
     label_bytes: Tensor
     addresses: tuple[str, ...]
+    epochs: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return _moved(self, device)
+        """The same batch on another device; what counts is found before, so that no device is waited for."""
+        moved = moved_to(self, device)
+        moved.__dict__["counted"] = self.counted.to(device, non_blocking=True)
+        return moved
+
+    @functools.cached_property
+    def counted(self) -> Tensor:
+        """The flat places of the tokens whose weight is not 0, in order: int64 (counted,)."""
+        return self.weights.flatten().nonzero().squeeze(-1)
+
+    def pick(self, tensor: Tensor) -> Tensor:
+        """(batch x time, ...) -> (counted, ...): what belongs to the tokens that count."""
+        if self.counted.numel() == self.weights.numel():
+            return tensor
+        return tensor[self.counted]
 
     @property
     def rows(self) -> Rows:
-        """The batch seen token by token, for objectives."""
+        """The tokens that count, one after the other, for objectives."""
         return Rows(
-            labels=self.labels.flatten(),
-            weights=self.weights.flatten(),
-            position_ids=self.position_ids.flatten(),
-            document_ids=self.document_ids.flatten(),
+            labels=self.pick(self.labels.flatten()),
+            weights=self.pick(self.weights.flatten()),
+            position_ids=self.pick(self.position_ids.flatten()),
+            document_ids=self.pick(self.document_ids.flatten()),
         )
 
 
@@ -73,26 +94,8 @@ class Rows:
         )
 
 
-@dataclass(frozen=True)
-class TopK:
-    """The likeliest tokens of a distribution, over the full vocabulary and at temperature 1.
-
-    ids: int64 (tokens, k), no id twice in a row. logprobs: float (tokens, k).
-    rest: float (tokens,), the log of the mass outside the kept ids; None where it must be inferred.
-    """
-
-    ids: Tensor
-    logprobs: Tensor
-    rest: Tensor | None = None
-
-    def __getitem__(self, part: slice) -> TopK:
-        """The kept tokens of a chunk of tokens."""
-        rest = None if self.rest is None else self.rest[part]
-        return TopK(self.ids[part], self.logprobs[part], rest)
-
-    def to(self, device: torch.device | str) -> TopK:
-        """The same on another device."""
-        return _moved(self, device)
+Distribution = Tensor | TopK | Sampled | HeadMean
+"""What a teacher can say of its next token: logits (tokens, vocab), or one of the three kinds."""
 
 
 class HeadLike(Protocol):
@@ -108,8 +111,19 @@ class HeadLike(Protocol):
         """(vocab or more,), where the family has one."""
         ...
 
-    def finish(self, raw: Tensor) -> Tensor:
-        """Logits from hidden @ weight.T (+ bias): scale, soft-cap, cut of padded ids."""
+    @property
+    def scale(self) -> float:
+        """What the products are multiplied by."""
+        ...
+
+    @property
+    def softcap(self) -> float | None:
+        """The most that a logit can be, where the family has one."""
+        ...
+
+    @property
+    def vocab(self) -> int:
+        """The ids that count; rows of the weight beyond them are padding."""
         ...
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -119,22 +133,25 @@ class HeadLike(Protocol):
 
 @dataclass(frozen=True)
 class Signal:
-    """What one model says of a batch. The same type for teacher and student.
+    """What one model says of the tokens of a batch that count. The same type for teacher and student.
 
-    One of: logits (tokens, vocab); hidden (tokens, width) with the head that makes logits of it; topk.
-    features: {tap: (tokens, width)}.
+    One of: logits (tokens, vocab); hidden (tokens, width) with the head that makes logits of it; topk; sampled;
+    mean. features: {tap: (tokens, width)}. tokens: those of batch.counted, in that order.
     """
 
     logits: Tensor | None = None
     hidden: Tensor | None = None
     head: HeadLike | None = None
     topk: TopK | None = None
+    sampled: Sampled | None = None
+    mean: HeadMean | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
-    def distribution(self, part: slice) -> Tensor | TopK | None:
-        """What it says of a chunk of tokens: logits (tokens, vocab) made now, TopK, or nothing."""
-        if self.topk is not None:
-            return self.topk[part]
+    def distribution(self, part: slice) -> Distribution | None:
+        """What it says of a chunk of tokens: logits (tokens, vocab) made now, what is kept, or nothing."""
+        for kept in (self.topk, self.sampled, self.mean):
+            if kept is not None:
+                return kept[part]
         if self.logits is not None:
             return self.logits[part]
         if self.hidden is not None and self.head is not None:
@@ -143,8 +160,12 @@ class Signal:
 
     def to(self, device: torch.device | str) -> Signal:
         """The same signal on another device (the head stays where it is)."""
-        topk = None if self.topk is None else self.topk.to(device)
-        return replace(_moved(self, device), topk=topk)
+        return replace(
+            moved_to(self, device),
+            topk=None if self.topk is None else self.topk.to(device),
+            sampled=None if self.sampled is None else self.sampled.to(device),
+            mean=None if self.mean is None else self.mean.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +180,7 @@ class Teacher(Protocol):
     """Whatever can give a Signal for a Batch."""
 
     def signal(self, batch: Batch, wanted: Wanted) -> Signal:
-        """The teacher's view of each token: tensors of batch x time tokens, without gradients."""
+        """The teacher's view of each token of batch.counted, in that order, without gradients."""
         ...
 
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("objectives", "selection"),
     ("data", "cache", "models"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "report", "recording", "exporting", "folder", "provenance",
+    ("training", "evaluation", "report", "recording", "keeping", "planning", "exporting", "folder", "provenance",
      "verifying", "fetching"),
     ("loading", "assembly", "arm", "judging", "showing", "run"),
     ("cli", "__main__"),

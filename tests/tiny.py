@@ -60,6 +60,12 @@ def batch(
     )
 
 
+def every(batch: Batch) -> Rows:
+    """All tokens of a batch, also those that do not count: what a plain reference weighs itself."""
+    planes = (batch.labels, batch.weights, batch.position_ids, batch.document_ids)
+    return Rows(*(plane.flatten() for plane in planes))
+
+
 def randomised(model: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel:
     """The model in eval mode with every parameter random, so that no norm is 1 and no bias is 0."""
     source = generator(seed)

@@ -84,11 +84,11 @@ def _batch(
     hidden = {}
     for name, model in models.items():
         begun = _now(batch)
-        hidden[name] = layout.hidden(model, batch)  # (tokens, width)
+        hidden[name] = batch.pick(layout.hidden(model, batch))  # (counted, width)
         seen[name].seconds += _now(batch) - begun
         seen[name].tokens += batch.input_ids.numel()
-    label_bytes = batch.label_bytes.flatten()
-    for first in range(0, batch.input_ids.numel(), chunk):
+    rows, label_bytes = batch.rows, batch.pick(batch.label_bytes.flatten())
+    for first in range(0, label_bytes.shape[0], chunk):
         part = slice(first, first + chunk)
         teacher = None
         for name, model in models.items():  # the teacher is the first
@@ -97,7 +97,7 @@ def _batch(
             seen[name].seconds += _now(batch) - begun
             teacher = logits if name == "teacher" else teacher
             for measure, options in measures:
-                values = measure(logits, teacher, batch.rows[part], label_bytes[part], **options)
+                values = measure(logits, teacher, rows[part], label_bytes[part], **options)
                 seen[name].add(measure.__name__, values)
 
 

@@ -1,7 +1,8 @@
 """Output head and objectives over chunks of tokens: (tokens, vocab) never exists, on neither side.
 
 The gradient of a chunk's logits is used as soon as it is made, in the forward pass, so nothing is computed twice and
-what is kept for the backward pass is one gradient of the hidden states and one of the head.
+what is kept for the backward pass is one gradient of the hidden states and one of the head. Known objectives take the
+operator of _fused.py; any other has a graph over one chunk.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from limbeck.errors import RecipeError
+from limbeck.objectives import _fused
+from limbeck.objectives._buffers import Gradients, Room, rows_at_once
+from limbeck.objectives._fused import Found, Fusion
 from limbeck.objectives._kept import at_least_float32
-from limbeck.types import HeadLike, Rows, Signal, TopK
+from limbeck.objectives._rows import Finish
+from limbeck.types import Distribution, HeadLike, HeadMean, Rows, Sampled, Signal, TopK
 
-Term = Callable[[Tensor, Tensor | TopK | None, Rows], Tensor]
+Term = Callable[[Tensor, Distribution | None, Rows], Tensor]
 """An objective with its options filled in."""
 
 
@@ -26,18 +32,25 @@ def chunked(
     terms: Sequence[Term],
     coefficients: Sequence[float],
     *,
-    chunk: int = 256,
+    chunk: int | None = None,
+    room: Room | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of every term over all tokens, and their total with its gradient.
 
     hidden: the student's (tokens, width). teacher: a Signal of the same tokens, or None if no term asks for one.
+    chunk: tokens that hold logits at one time; None takes what suits the device. room: keeps buffers between calls.
     Returns (total, sums). sums: (terms,), each the sum over tokens of rows.weights times the term, detached.
     total: scalar, the sum of coefficients times sums; its gradient reaches hidden, head.weight and head.bias.
     """
     learning = torch.is_grad_enabled()
     parts = (hidden, head.weight, head.bias)
     wanted = tuple(learning and part is not None and part.requires_grad for part in parts)
-    job = _Job(head, teacher, rows, tuple(terms), tuple(coefficients), chunk, wanted)
+    precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    fusion = Fusion.of(terms, coefficients, precise)
+    size = chunk or rows_at_once(head, hidden, teacher)
+    job = _Job(
+        head, teacher, rows, tuple(terms), tuple(coefficients), size, wanted, fusion, room or Room()
+    )
     total, sums = cast(Any, _Chunked.apply)(hidden, head.weight, head.bias, job)
     return total, sums
 
@@ -50,7 +63,7 @@ def whole(
     terms: Sequence[Term],
     coefficients: Sequence[float],
     *,
-    chunk: int = 0,  # noqa: ARG001
+    chunk: int | None = None,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """What `chunked` computes, in the plain way that holds (tokens, vocab): the reference to test and time against.
 
@@ -66,10 +79,10 @@ def whole(
 
 def measured(
     hidden: Tensor, head: HeadLike, teacher: Signal | None, rows: Rows, *, chunk: int = 256
-) -> Iterator[tuple[Tensor, Tensor | TopK | None, Rows, slice]]:
+) -> Iterator[tuple[Tensor, Distribution | None, Rows, slice]]:
     """Student logits, teacher distribution, rows and place of each chunk of tokens, without gradients.
 
-    hidden: (tokens, width). Yields logits (chunk, vocab), then logits (chunk, vocab) or TopK or None.
+    hidden: (tokens, width). Yields logits (chunk, vocab), then what the teacher says of them, or None.
     """
     for part in _parts(hidden.shape[0], chunk):
         with torch.no_grad():
@@ -89,6 +102,13 @@ class _Job:
     coefficients: tuple[float, ...]
     chunk: int
     wanted: tuple[bool, ...]
+    fusion: Fusion | None
+    room: Room
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows of the head that are real ids: (vocab, width)."""
+        return self.head.weight[: self.head.vocab]
 
 
 def _parts(tokens: int, chunk: int) -> list[slice]:
@@ -97,7 +117,7 @@ def _parts(tokens: int, chunk: int) -> list[slice]:
 
 def _sums(
     student: Tensor,
-    distribution: Tensor | TopK | None,
+    distribution: Distribution | None,
     rows: Rows,
     terms: Sequence[Term],
     coefficients: Sequence[float],
@@ -117,31 +137,59 @@ def _sums(
     return total, torch.stack(sums) if sums else precise.new_zeros(0)
 
 
-class _Gradients:
-    """Gradients of hidden states, head weight and bias, each in a buffer made once, or None if not wanted."""
+def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor, Found]:
+    """The slope of the raw logits (chunk, vocab) of some tokens, and the sums of the terms. hidden: (chunk, width)."""
+    assert job.fusion is not None
+    head, rows, fusion = job.head, job.rows[part], job.fusion
+    finish = Finish(head.scale, head.softcap)
+    raw = _product(job.room, "student", hidden, head)
+    signal = job.teacher if fusion.asks_teacher else None
+    if signal is not None and signal.head is not None and signal.hidden is not None:
+        other = _product(job.room, "teacher", signal.hidden[part], signal.head)
+        theirs = Finish(signal.head.scale, signal.head.softcap)
+        return raw, _fused.dense(raw, other, rows, fusion, (finish, theirs))
+    distribution = None if signal is None else signal.distribution(part)
+    if isinstance(distribution, TopK):
+        return raw, _fused.topk(raw, distribution, rows, fusion, finish)
+    if isinstance(distribution, HeadMean):
+        _check_mean(job)
+        return raw, _fused.mean_rows(raw, hidden, distribution, rows, fusion, finish)
+    if distribution is None or isinstance(distribution, Sampled):
+        return raw, _fused.weighed_ids(raw, distribution, rows, fusion, finish)
+    return raw, _fused.dense(raw, distribution, rows, fusion, (finish, Finish()))
 
-    def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, ...]
-    ) -> None:
-        precise = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        self.hidden = torch.zeros_like(hidden) if wanted[0] else None
-        self.weight = torch.zeros_like(weight, dtype=precise) if wanted[1] else None
-        self.bias = (
-            torch.zeros_like(bias, dtype=precise) if bias is not None and wanted[2] else None
+
+def _product(room: Room, name: str, hidden: Tensor, head: HeadLike) -> Tensor:
+    """Hidden @ weight.T (+ bias) over the real ids, in a buffer: (chunk, vocab)."""
+    raw = room.of(name, (hidden.shape[0], head.vocab), hidden)
+    torch.mm(hidden, head.weight[: head.vocab].T, out=raw)
+    if head.bias is not None:
+        raw += head.bias[: head.vocab]
+    return raw
+
+
+def _check_mean(job: _Job) -> None:
+    if job.wanted[1] or job.head.bias is not None or job.head.softcap is not None:
+        raise RecipeError(
+            "The teacher was recorded as 'kl-vector', which holds for one frozen student head without bias and "
+            "soft-cap. Freeze the head (a LoRA student), or record another teacher.cached.kind."
         )
 
-    def add(self, part: slice, slope: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Adds what a chunk gives. slope: gradient of its raw logits (chunk, vocab), hidden: (chunk, width)."""
-        if self.bias is not None:
-            self.bias += slope.sum(0)
-        slope = slope.to(weight.dtype)
-        if self.hidden is not None:
-            self.hidden[part] = slope @ weight
-        if self.weight is not None and self.weight.dtype == weight.dtype:
-            self.weight.addmm_(slope.T, hidden)
-        elif self.weight is not None:
-            # bf16 products, added up in float32: chunks must not drown one another.
-            self.weight += slope.T @ hidden
+
+def _graph_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor | None, Found]:
+    """The same by autograd over one chunk, for terms that the operator does not know."""
+    raw = at_least_float32(torch.nn.functional.linear(hidden, job.weight, _bias(job.head)))
+    distribution = None if job.teacher is None else job.teacher.distribution(part)
+    with torch.set_grad_enabled(any(job.wanted)):
+        raw.requires_grad_(any(job.wanted))
+        student = Finish(job.head.scale, job.head.softcap)(raw)
+        total, sums = _sums(student, distribution, job.rows[part], job.terms, job.coefficients)
+    slope = torch.autograd.grad(total, raw)[0] if total.requires_grad else None
+    return slope, Found(sums)
+
+
+def _bias(head: HeadLike) -> Tensor | None:
+    return None if head.bias is None else head.bias[: head.vocab]
 
 
 class _Chunked(torch.autograd.Function):
@@ -151,26 +199,26 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
     ) -> tuple[Tensor, Tensor]:
-        gradients = _Gradients(hidden, weight, bias, job.wanted)
+        parts = _parts(hidden.shape[0], job.chunk)
+        gradients = Gradients(hidden, weight, bias, wanted=job.wanted, chunks=len(parts))
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        total = hidden.new_zeros((), dtype=precise)
         sums = hidden.new_zeros(len(job.terms), dtype=precise)
-        for part in _parts(hidden.shape[0], job.chunk):
-            product = hidden[part] @ weight.T  # (chunk, vocab)
-            raw = at_least_float32(product if bias is None else product + bias)
-            distribution = None if job.teacher is None else job.teacher.distribution(part)
-            with torch.set_grad_enabled(any(job.wanted)):
-                raw.requires_grad_(any(job.wanted))
-                student = job.head.finish(raw)
-                some, each = _sums(
-                    student, distribution, job.rows[part], job.terms, job.coefficients
-                )
-            if some.requires_grad:
-                (slope,) = torch.autograd.grad(some, raw)
-                # Outside of the block above: recorded, these products would keep each chunk's slope.
-                gradients.add(part, slope, hidden[part], weight)
-            total += some.detach()
-            sums += each
+        for part in parts:
+            some = hidden[part]
+            if job.fusion is None:
+                slope, found = _graph_part(job, some, part)
+            else:
+                slope, found = _fused_part(job, some, part)
+            # Outside of any graph: recorded, these products would keep each chunk's slope.
+            if slope is not None and any(job.wanted):
+                gradients.add(part, slope, some, job.weight)
+            if found.beside is not None and gradients.hidden is not None:
+                gradients.hidden[part] += found.beside.to(hidden.dtype)
+            sums += found.sums
+        total = sums.new_zeros(())
+        for value, coefficient in zip(sums, job.coefficients, strict=True):
+            if coefficient != 0:  # a term that is only watched may be infinite
+                total = total + coefficient * value
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype)
         ctx.mark_non_differentiable(sums)

@@ -5,13 +5,13 @@ outcome: "any other token", whose mass is the teacher's rest and the student's e
 """
 
 import math
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import CacheMismatch, RecipeError
-from limbeck.types import TopK
+from limbeck.types import Distribution, TopK
 
 Tail = Literal["bucket", "renorm_teacher", "renorm_both", "none"]
 
@@ -56,7 +56,7 @@ def check_ids(topk: TopK, vocab: int, where: str = "TopK") -> None:
 
 
 def over_kept(
-    teacher: Tensor | TopK, student: Tensor, temperature: float, tail: Tail = "bucket"
+    teacher: Distribution, student: Tensor, temperature: float, tail: Tail = "bucket"
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of both sides at a temperature over the outcomes that the teacher keeps.
 
@@ -71,6 +71,8 @@ def over_kept(
         scores = scores / temperature
     if isinstance(teacher, TopK):
         return _sparse(teacher, scores, temperature, tail)
+    if not isinstance(teacher, Tensor):
+        refuse_kind(teacher)
     if teacher.shape != student.shape:
         raise RecipeError(
             f"Teacher logits are {tuple(teacher.shape)}, student logits {tuple(student.shape)}; they must be "
@@ -80,35 +82,57 @@ def over_kept(
     return log_p, scores.log_softmax(-1)
 
 
+def refuse_kind(teacher: object) -> NoReturn:
+    """What was recorded serves one divergence only; says what to record for others."""
+    raise RecipeError(
+        f"The teacher gives a {type(teacher).__name__}, which serves forward_kl at temperature 1 only. "
+        "Record it as teacher.cached.kind 'topk+rest' for other divergences and temperatures."
+    )
+
+
 def _sparse(teacher: TopK, scores: Tensor, temperature: float, tail: Tail) -> tuple[Tensor, Tensor]:
     """The same for a TopK teacher; scores: student logits over temperature (tokens, vocab)."""
     missing = scores.shape[-1] - teacher.ids.shape[-1]
+    kept = scores.gather(-1, teacher.ids)  # (tokens, k)
+    if tail == "renorm_both" or missing == 0:
+        outside = kept.new_full((kept.shape[0], 1), _ABSENT)  # none, or none that counts
+    else:
+        outside = scores.scatter(-1, teacher.ids, _ABSENT).logsumexp(-1, keepdim=True)
+    return against(teacher, kept, outside, missing, temperature=temperature, tail=tail)
+
+
+def against(
+    teacher: TopK, kept: Tensor, outside: Tensor, missing: int, *, temperature: float, tail: Tail
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of both sides over the kept outcomes, from all that these depend on of the student.
+
+    kept: student logits over temperature at the kept ids (tokens, k). outside: the log of the summed exponentials of
+    the `missing` others (tokens, 1). Not log1p(-mass on the kept ids), which has no digits left near mass 1.
+    Returns log_p and log_q as `over_kept` does.
+    """
     logprobs = at_least_float32(teacher.logprobs.detach())  # (tokens, k)
     tempered = logprobs / temperature
-    kept = scores.gather(-1, teacher.ids)  # (tokens, k)
     if tail == "renorm_both":
         return tempered.log_softmax(-1), kept.log_softmax(-1)
+    outside = outside.clamp(min=_ABSENT)
+    inside = kept.masked_fill(kept == -math.inf, _ABSENT).logsumexp(-1, keepdim=True)
+    total = inside if missing == 0 else torch.logaddexp(inside, outside)  # (tokens, 1)
+    log_q = kept - total
     if tail == "renorm_teacher" or missing == 0:
-        return tempered.log_softmax(-1), kept - scores.logsumexp(-1, keepdim=True)
+        return tempered.log_softmax(-1), log_q
     rest = _tempered_rest(teacher.rest, logprobs, temperature, missing)  # (tokens, 1)
     log_p = torch.cat([tempered, rest], -1).log_softmax(-1)  # (tokens, k + 1)
     if tail == "none":
-        return log_p[:, :-1], kept - scores.logsumexp(-1, keepdim=True)
+        return log_p[:, :-1], log_q
     if tail != "bucket":
         raise RecipeError(
             f"tail is '{tail}'. There are: bucket, renorm_teacher, renorm_both, none."
         )
-    # Not log1p(-mass on the kept ids), which has no digits left when that mass is near 1.
-    outside = scores.scatter(-1, teacher.ids, _ABSENT).logsumexp(-1, keepdim=True)
     empty = outside < 0.1 * _ABSENT
-    # The whole from its two parts: a second pass over the vocabulary would be a third of this function's time.
-    inside = kept.masked_fill(kept == -math.inf, _ABSENT).logsumexp(-1, keepdim=True)
-    total = torch.logaddexp(inside, outside)  # (tokens, 1)
-    log_q = kept - total
-    outside = (outside - total).masked_fill(empty, -math.inf)
+    beyond = (outside - total).masked_fill(empty, -math.inf)
     least = torch.full_like(rest, _LEAST).masked_fill(empty, -math.inf)
     log_p = torch.cat([log_p[:, :-1], torch.maximum(log_p[:, -1:], least)], -1)
-    return log_p, torch.cat([log_q, outside], -1)
+    return log_p, torch.cat([log_q, beyond], -1)
 
 
 def _tempered_rest(

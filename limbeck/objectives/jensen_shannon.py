@@ -26,14 +26,19 @@ def jensen_shannon(
     rows: not used. Returns (tokens,), never reduced. The formula goes to 0 as beta goes to 0 or 1, where by
     convention forward and reverse KL stand; `normalize` divides by beta (1 - beta), which makes that continuous.
     """
+    log_p, log_q = over_kept(teacher, student, temperature, tail)  # (tokens, kept)
+    value = between(log_p, log_q, beta=beta, normalize=normalize)
+    return value * (temperature**2 if scale_t2 else 1.0)
+
+
+def between(log_p: Tensor, log_q: Tensor, *, beta: float, normalize: bool) -> Tensor:
+    """The divergence over the last axis: (tokens, kept) twice -> (tokens,)."""
     if not 0 <= beta <= 1:
         raise RecipeError(f"jensen_shannon: beta is {beta}; it must be from 0 to 1.")
-    log_p, log_q = over_kept(teacher, student, temperature, tail)  # (tokens, kept)
-    scale = temperature**2 if scale_t2 else 1.0
     if beta == 0:
-        return divergence(log_p, log_q) * scale
+        return divergence(log_p, log_q)
     if beta == 1:
-        return divergence(log_q, log_p) * scale
+        return divergence(log_q, log_p)
     log_m = mixture(log_p, log_q, beta)
     value = beta * divergence(log_p, log_m) + (1 - beta) * divergence(log_q, log_m)
-    return value * (scale / (beta * (1 - beta)) if normalize else scale)
+    return value / (beta * (1 - beta)) if normalize else value

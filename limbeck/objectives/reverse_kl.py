@@ -22,4 +22,9 @@ def reverse_kl(
     student's are not: cut padded ids from both heads.
     """
     log_p, log_q = over_kept(teacher, student, temperature, tail)  # (tokens, kept)
-    return divergence(log_q, log_p) * (temperature**2 if scale_t2 else 1.0)
+    return between(log_p, log_q) * (temperature**2 if scale_t2 else 1.0)
+
+
+def between(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q || p) over the last axis: (tokens, kept) twice -> (tokens,)."""
+    return divergence(log_q, log_p)

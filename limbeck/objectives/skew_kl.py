@@ -22,7 +22,12 @@ def skew_kl(
     student: logits (tokens, vocab). teacher: logits (tokens, vocab) or TopK (tokens, k).
     rows: not used. Returns (tokens,), never reduced.
     """
+    log_p, log_q = over_kept(teacher, student, temperature, tail)  # (tokens, kept)
+    return between(log_p, log_q, alpha=alpha) * (temperature**2 if scale_t2 else 1.0)
+
+
+def between(log_p: Tensor, log_q: Tensor, *, alpha: float) -> Tensor:
+    """KL(p || alpha p + (1 - alpha) q) over the last axis: (tokens, kept) twice -> (tokens,)."""
     if not 0 < alpha < 1:
         raise RecipeError(f"skew_kl: alpha is {alpha}; it must lie between 0 and 1.")
-    log_p, log_q = over_kept(teacher, student, temperature, tail)  # (tokens, kept)
-    return divergence(log_p, mixture(log_p, log_q, alpha)) * (temperature**2 if scale_t2 else 1.0)
+    return divergence(log_p, mixture(log_p, log_q, alpha))

@@ -21,4 +21,9 @@ def total_variation(
     rows: not used. Returns (tokens,), never reduced.
     """
     log_p, log_q = over_kept(teacher, student, temperature, tail)  # (tokens, kept)
-    return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1) * (temperature**2 if scale_t2 else 1.0)
+    return between(log_p, log_q) * (temperature**2 if scale_t2 else 1.0)
+
+
+def between(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Half the sum of |p - q| over the last axis: (tokens, kept) twice -> (tokens,)."""
+    return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)

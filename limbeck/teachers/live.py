@@ -32,7 +32,7 @@ class Live:
 
     @torch.no_grad()
     def signal(self, batch: Batch, wanted: Wanted) -> Signal:
-        """Hidden states (tokens, width) and the head that makes logits (tokens, vocab) of them."""
+        """Hidden states (counted, width) and the head that makes logits (counted, vocab) of them."""
         if wanted.features:
             raise ModelError(
                 f"teacher.live {self.name}: features at {', '.join(wanted.features)} are wanted; "
@@ -46,7 +46,7 @@ class Live:
                 f"teacher.live {self.name}: {hidden.shape[0]:,} hidden states for "
                 f"{batch.input_ids.numel():,} tokens."
             )
-        return Signal(hidden=hidden.detach(), head=layout.head(self.model, vocab=self.vocab))
+        return Signal(hidden=batch.pick(hidden), head=layout.head(self.model, vocab=self.vocab))
 
 
 def _shard(model: PreTrainedModel) -> None:

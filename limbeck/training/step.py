@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from limbeck.models import layout
+from limbeck.objectives._buffers import Room
 from limbeck.objectives._chunks import chunked
 from limbeck.recipe import Term, value_at
 from limbeck.types import Batch, Objective, Signal
@@ -16,11 +17,12 @@ from limbeck.types import Batch, Objective, Signal
 class Step(nn.Module):
     """The student's pass over a batch, the head and every objective: a sum per term, never a mean."""
 
-    def __init__(self, student: nn.Module, *, vocab: int, chunk: int = 256) -> None:
+    def __init__(self, student: nn.Module, *, vocab: int, chunk: int | None = None) -> None:
         super().__init__()
         self.student = student
         self.vocab = vocab
         self.chunk = chunk
+        self._room = Room()
 
     def forward(
         self,
@@ -33,9 +35,18 @@ class Step(nn.Module):
 
         The caller divides, once, by the weight of the whole step over all micro-batches and ranks.
         """
-        hidden = layout.hidden(self.student, batch)  # (tokens, width)
+        hidden = batch.pick(layout.hidden(self.student, batch))  # (counted, width)
         head = layout.head(self.student, vocab=self.vocab)
-        return chunked(hidden, head, teacher, batch.rows, terms, coefficients, chunk=self.chunk)
+        return chunked(
+            hidden,
+            head,
+            teacher,
+            batch.rows,
+            terms,
+            coefficients,
+            chunk=self.chunk,
+            room=self._room,
+        )
 
 
 def terms_at(

@@ -33,8 +33,8 @@ def test_figures_equal_those_of_whole_passes():
         logits = {n: m(batch.input_ids).logits.flatten(0, 1) for n, m in models().items()}
     for name, value in logits.items():
         sizes = batch.label_bytes.flatten()
-        bits = bits_per_byte(value, None, batch.rows, sizes)
-        near = agreement(value, logits["teacher"], batch.rows, sizes, k=3)
+        bits = bits_per_byte(value, None, tiny.every(batch), sizes)
+        near = agreement(value, logits["teacher"], tiny.every(batch), sizes, k=3)
         wanted = float(bits["nats"] / bits["tokens"])
         assert found["bits_per_byte"][name]["nats_per_token"] == pytest.approx(wanted, rel=1e-5)
         wanted = float(near["kl"] / near["tokens"])

@@ -27,7 +27,7 @@ def plain_gradients() -> dict[str, torch.Tensor]:
     batch = tiny_run.Ragged().batch(range(8))
     logits = student(batch.input_ids).logits.flatten(0, 1)
     wanted = teacher(batch.input_ids).logits.flatten(0, 1).detach()
-    rows = batch.rows
+    rows = tiny.every(batch)
     each = 0.5 * cross_entropy(logits, None, rows) + forward_kl(
         logits, wanted, rows, temperature=2.0
     )
@@ -71,7 +71,7 @@ def test_the_logged_terms_are_sums_over_counts(tmp_path):
         tiny.llama(dtype=torch.float64, seed=2),
     )
     batch = tiny_run.Ragged().batch(range(8))
-    rows = batch.rows
+    rows = tiny.every(batch)
     with torch.no_grad():
         logits = student(batch.input_ids).logits.flatten(0, 1)
         wanted = teacher(batch.input_ids).logits.flatten(0, 1)

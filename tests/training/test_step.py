@@ -30,7 +30,7 @@ def loss_and_gradient(alpha: float, batch: Batch):
     terms = stage(alpha).terms
     bound, weights = terms_at([find("objectives", term.name) for term in terms], terms, 0.0)
     with torch.no_grad():
-        signal = Signal(hidden=layout.hidden(teacher, batch), head=layout.head(teacher))
+        signal = Signal(hidden=batch.pick(layout.hidden(teacher, batch)), head=layout.head(teacher))
     total, _ = Step(student, vocab=tiny.VOCAB, chunk=7)(batch, signal, bound, weights)
     loss = total / batch.weights.sum()
     loss.backward()

@@ -1,0 +1,56 @@
+"""Functions of (rows, vocab) tensors, compiled where that pays: eagerly each operation writes such a tensor anew."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T", bound=Callable[..., object])
+
+# Below this many ids compiling (seconds, once a process) costs more than it saves.
+WIDE = 4096
+# Rows of one call on a CPU: their logits stay in the core's own cache from one pass to the next.
+BLOCK = 32
+
+
+def rowwise(function: T) -> T:
+    """The function, compiled for wide tensors; its first argument is (rows, vocab), and it must not write to any.
+
+    One compilation serves any number of rows. Set LIMBECK_EAGER=1 to have everything eagerly.
+    """
+    compiled: Callable[..., object] | None = None
+
+    @functools.wraps(function)
+    def either(first: Tensor, *others: object) -> object:
+        nonlocal compiled
+        wide = first.shape[-1] >= WIDE and first.shape[0] > 1 and first.dtype != torch.float64
+        if not wide or not able(first.device.type):
+            return function(first, *others)
+        if compiled is None:
+            compiled = torch.compile(function)
+        for one in (first, *others):
+            if isinstance(one, Tensor) and one.ndim > 1 and one.shape[0] == first.shape[0]:
+                torch._dynamo.maybe_mark_dynamic(one, 0)
+        return compiled(first, *others)
+
+    return cast(T, either)
+
+
+@functools.cache
+def able(device: str) -> bool:
+    """Whether torch.compile can work here: a C++ compiler for the CPU, Triton for CUDA."""
+    if os.environ.get("LIMBECK_EAGER", "0") not in ("", "0"):
+        return False
+    if device == "cpu":
+        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "g++"))
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True

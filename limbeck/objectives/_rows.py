@@ -1,0 +1,168 @@
+"""What the head operator does with rows of raw logits (rows, vocab), each in few passes over what the cache holds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from limbeck.objectives._compiled import BLOCK, rowwise
+from limbeck.objectives._kept import at_least_float32
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a family makes logits of hidden @ weight.T: cap * tanh(scale * raw / cap), or scale * raw without a cap."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Logits in float32 or float64, of the same shape; -inf stays -inf."""
+        logits = at_least_float32(raw) * self.scale
+        if self.softcap is None:
+            return logits
+        capped = torch.tanh(logits / self.softcap) * self.softcap
+        return torch.where(logits == -torch.inf, logits, capped)
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """The derivative of the logits by the raw ones."""
+        if self.softcap is None:
+            return self.scale
+        return self.scale * (1 - (logits.clamp(min=-self.softcap) / self.softcap) ** 2)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A divergence of two sets of log-probabilities with its options, and which of the temperatures it has."""
+
+    between: Callable[..., Tensor]
+    options: tuple[tuple[str, Any], ...]
+    group: int
+
+    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """(tokens, kept) twice -> (tokens,)."""
+        return self.between(log_p, log_q, **dict(self.options))
+
+
+def log_sums(raw: Tensor, inverse: Tensor, finish: Finish) -> Tensor:
+    """Log of the summed exponentials of each row at each temperature: raw (rows, vocab), inverse (n,) -> (rows, n)."""
+    return _in_blocks(_log_sums(finish, inverse.shape[0]), raw, [raw], [inverse])[0]
+
+
+def spread(raw: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor, finish: Finish) -> None:
+    """Overwrites raw (rows, vocab) by the sum over n of heights * exp(logits * inverse - sums), both (rows, n)."""
+    job = _spread(finish, inverse.shape[0])
+    _in_blocks(job, raw, [raw, sums, heights], [inverse], into=raw)
+
+
+def compare(
+    raw: Tensor,
+    other: Tensor,
+    weights: Tensor,
+    constants: tuple[Tensor, Tensor],
+    job: Callable[..., Any],
+) -> tuple[Tensor, Tensor]:
+    """Overwrites raw (rows, vocab) by the slope of a job that `comparison` made.
+
+    other: the teacher's raw logits (rows, vocab). weights: (rows,). constants: factors (terms + 1,), inverse (n,).
+    Returns the values (rows, terms) and the log-sums at temperature 1 (rows,).
+    """
+    found = _in_blocks(job, raw, [raw, other, weights.unsqueeze(-1)], list(constants), into=raw)
+    values, whole = found
+    return values, whole.squeeze(-1)
+
+
+@functools.lru_cache(64)
+def comparison(
+    pairs: tuple[Pair, ...], groups: int, labelled: int | None, mine: Finish, theirs: Finish
+) -> Callable[..., Any]:
+    """A row function for these terms. labelled: which temperature is 1 if cross-entropy is among them, else None."""
+
+    def both(
+        raw: Tensor, other: Tensor, weights: Tensor, factors: Tensor, inverse: Tensor
+    ) -> tuple[Tensor, ...]:
+        logits, teacher = mine(raw), theirs(other)
+        log_q = [(logits * inverse[n]).log_softmax(-1) for n in range(groups)]
+        log_p = [(teacher * inverse[n]).log_softmax(-1) for n in range(groups)]
+        slope = torch.zeros_like(logits)
+        values = []
+        for number, pair in enumerate(pairs):
+            term = functools.partial(pair.value, log_p[pair.group])
+            value, by = _derived(term, log_q[pair.group])
+            by = by - log_q[pair.group].exp() * by.sum(-1, keepdim=True)
+            slope = slope + factors[number] * by
+            values.append(value)
+        whole = logits.logsumexp(-1, keepdim=True)
+        if labelled is not None:
+            slope = slope + factors[-1] * log_q[labelled].exp()
+        slope = slope * mine.slope(logits) * weights
+        # where, not only a product: at a row that does not count an infinite slope must not become NaN.
+        slope = torch.where(weights != 0, slope, 0.0)
+        return slope.to(raw.dtype), torch.stack(values, -1), whole
+
+    return rowwise(both)
+
+
+def _derived(term: Callable[[Tensor], Tensor], log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """A term's value (rows,) and its derivative by log_q (rows, vocab), in the way that the compiler understands."""
+    if torch.compiler.is_compiling():
+        value, pull = cast(Any, torch.func.vjp)(term, log_q)
+        return value, pull(torch.ones_like(value))[0]
+    with torch.enable_grad():
+        leaf = log_q.detach().requires_grad_()
+        value = term(leaf)
+        (by,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), by
+
+
+@functools.lru_cache(16)
+def _log_sums(finish: Finish, groups: int) -> Callable[..., Any]:
+    def job(raw: Tensor, inverse: Tensor) -> tuple[Tensor, ...]:
+        logits = finish(raw)
+        return (torch.stack([(logits * inverse[n]).logsumexp(-1) for n in range(groups)], -1),)
+
+    return rowwise(job)
+
+
+@functools.lru_cache(16)
+def _spread(finish: Finish, groups: int) -> Callable[..., Any]:
+    def job(raw: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor) -> tuple[Tensor, ...]:
+        logits = finish(raw)
+        parts = [
+            heights[:, n : n + 1] * (logits * inverse[n] - sums[:, n : n + 1]).exp()
+            for n in range(groups)
+        ]
+        total = functools.reduce(torch.add, parts) * finish.slope(logits)
+        return (total.to(raw.dtype),)
+
+    return rowwise(job)
+
+
+def _in_blocks(
+    job: Callable[..., Any],
+    raw: Tensor,
+    rows: list[Tensor],
+    constants: list[Tensor],
+    *,
+    into: Tensor | None = None,
+) -> list[Tensor]:
+    """A row function over all rows: on a CPU a few at a time, so that the passes after the first find them near.
+
+    The first thing that the job returns overwrites `into`, where that is given; the rest is joined and returned.
+    """
+    count = raw.shape[0]
+    size = BLOCK if raw.device.type == "cpu" else max(count, 1)
+    found: list[tuple[Tensor, ...]] = []
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        made = cast(tuple[Tensor, ...], job(*(one[part] for one in rows), *constants))
+        if into is not None:
+            into[part] = made[0]
+            made = made[1:]
+        found.append(made)
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
