@@ -3,82 +3,12 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from tiny_families import BAMBA, EAGER, FAMILIES, MOE, build
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from limbeck.errors import ModelError
 from limbeck.models import attention, layout
-
-COMMON = {
-    "vocab_size": tiny.VOCAB,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "head_dim": 4,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": None,
-    "attention_dropout": 0.0,
-}
-EAGER = ("gemma2", "gptj", "gpt_oss", "bloom")
-EXPERTS = ("mixtral", "qwen3_moe", "granitemoe", "olmoe", "gpt_oss")
-MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
-FAMILIES = {
-    "llama": {"attention_bias": True},
-    "mistral": {"sliding_window": 4},
-    "qwen2": {"tie_word_embeddings": True},
-    "qwen3": {},
-    "gemma": {},
-    "gemma2": {"final_logit_softcapping": 1.5, "sliding_window": 4, "query_pre_attn_scalar": 4},
-    "gemma3_text": {"final_logit_softcapping": 2.0, "sliding_window": 4},
-    "phi": {},
-    "phi3": {"sliding_window": 4},
-    "gpt2": {"n_positions": 64, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "gpt_neox": {"rotary_pct": 0.5},
-    "gptj": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
-    "olmo2": {},
-    "cohere": {"logit_scale": 0.3, "use_qk_norm": True},
-    "cohere2": {"logit_scale": 0.4, "sliding_window": 4},
-    "granite": {
-        "logits_scaling": 3.0,
-        "embedding_multiplier": 2.0,
-        "residual_multiplier": 0.5,
-        "attention_multiplier": 0.3,
-    },
-    "smollm3": {},
-    "starcoder2": {"use_bias": True},
-    "stablelm": {},
-    "apertus": {},
-    "arcee": {},
-    "ernie4_5": {},
-    "exaone4": {"sliding_window": 4},
-    "glm": {"pad_token_id": 0},
-    "glm4": {"pad_token_id": 0},
-    "granitemoe": {**MOE, "logits_scaling": 2.0},
-    "helium": {},
-    "nemotron": {},
-    "olmo": {},
-    "olmo3": {"sliding_window": 4},
-    "olmoe": MOE,
-    "seed_oss": {"residual_dropout": 0.0},
-    "mixtral": MOE,
-    "qwen3_moe": {**MOE, "moe_intermediate_size": 8},
-}
-
-
-def build(family, **changes):
-    config = CONFIG_MAPPING[family](**{**COMMON, **FAMILIES.get(family, {}), **changes})
-    # These know the eager attention only; the others run what users run.
-    kind = "eager" if family in EAGER else "sdpa"
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=kind)
-    # The grouped product of the experts knows no float64.
-    return tiny.randomised(model.float() if family in EXPERTS else model.double())
-
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -170,16 +100,6 @@ def test_blocks_and_last_norm_are_found(family):
 
 def test_families_said_to_pack_are_those_tested_here():
     assert set(FAMILIES) == layout.PACKING
-
-
-BAMBA = {
-    "attn_layer_indices": [1],
-    "mamba_n_heads": 4,
-    "mamba_d_head": 8,
-    "mamba_n_groups": 1,
-    "mamba_d_state": 4,
-    "mamba_chunk_size": 8,
-}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,220 @@
+"""How likely a model finds continuations: what requests share is computed once, the head only where it is scored.
+
+All requests become one tree of tokens. Its nodes, in the order in which one walks it, are what the model reads: a
+token sees the nodes above it and nothing else, so that no row is padded and no cache is copied for a branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from limbeck.errors import DataError
+from limbeck.models import attention, layout
+
+Ids = NDArray[np.int64]
+# Attention that takes a mask of numbers as it is.
+_MASKED = ("sdpa", "eager", attention.NAME)
+# Tables of angles that depend on how long a text is: there a token does not stand for itself.
+_MOVING = ("dynamic", "longrope")
+_LIMITS = ("n_positions", "max_position_embeddings", "n_ctx")
+_ROWS = 256
+"""Rows of logits (rows, vocab) that exist at a time."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Tokens that sequences share, once. All (nodes,) in the order of a walk: a node before what is below it.
+
+    depths: how many stand above. ends: the place after the last node below, so that node a stands above b, or is
+    it, where a <= b < ends[a].
+    """
+
+    tokens: Ids
+    depths: Ids
+    ends: Ids
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What is asked of the tree, by rising place: the label after a node, for a request. All (scored,)."""
+
+    places: Tensor
+    labels: Tensor
+    requests: Tensor
+
+
+@torch.no_grad()
+def loglikelihoods(
+    model: PreTrainedModel,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    longest: int | None = None,
+    tokens_at_once: int = 512,
+) -> list[tuple[float, bool]]:
+    """(sum of the log-probabilities, whether each token is the likeliest) of every continuation after its context.
+
+    requests: ids of a context and of its continuation. What exceeds `longest` (the model's own length) is cut
+    from the left of the context. A model that the tree does not suit reads each request by itself.
+    """
+    model.eval()
+    inputs, labels = _cut(requests, longest or longest_input(model))
+    if not suits(model, max((len(one) for one in inputs), default=0)):
+        return _one_by_one(model, inputs, labels)
+    found, nodes = tree(inputs)
+    scored = _scored(nodes, labels, model.device)
+    sums = torch.zeros(len(requests), dtype=torch.float64, device=model.device)
+    missed = torch.zeros(len(requests), dtype=torch.int64, device=model.device)
+    for begin, states in _walk(model, found, tokens_at_once):
+        edges = torch.tensor([begin, begin + states.shape[0]], device=model.device)
+        first, last = torch.searchsorted(scored.places, edges).tolist()
+        here = slice(first, last)
+        part = _Scored(scored.places[here] - begin, scored.labels[here], scored.requests[here])
+        for request, value, likeliest in _judged(model, states, part):
+            sums.index_add_(0, request, value.double())
+            missed.index_add_(0, request, (~likeliest).long())
+    return list(zip(sums.tolist(), (missed == 0).tolist(), strict=True))
+
+
+def longest_input(model: PreTrainedModel) -> int:
+    """Tokens that a model can read at once, by its config."""
+    config = layout.plain_model(model).config.get_text_config()
+    found = [getattr(config, name, None) for name in _LIMITS]
+    return next((int(number) for number in found if number), 2048)
+
+
+def suits(model: PreTrainedModel, longest: int) -> bool:
+    """Whether a model can read a tree: plain causal attention over sequences no longer than `longest`."""
+    config = layout.plain_model(model).config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
+    return (
+        not layout.leaks(model)
+        and config._attn_implementation in _MASKED
+        and (window is None or longest <= window)
+        and not any(kind.get("rope_type") in _MOVING for kind in kinds)
+    )
+
+
+def _cut(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], longest: int
+) -> tuple[list[Ids], list[Ids]]:
+    """What the model reads of each request, and the labels that end it: int64 (read,), (scored,)."""
+    inputs, labels = [], []
+    for number, (context, continuation) in enumerate(requests):
+        if not len(context) or len(continuation) > longest:
+            raise DataError(
+                f"request {number}: {len(context)} tokens of context and {len(continuation)} to score; wanted 1 or "
+                f"more and at most {longest}. Put a token that begins texts before it, or cut it into windows."
+            )
+        whole = np.array([*context, *continuation], dtype=np.int64)
+        inputs.append(whole[-(longest + 1) :][:-1])
+        labels.append(whole[len(context) :])
+    return inputs, labels
+
+
+def tree(sequences: Sequence[Ids]) -> tuple[Tree, list[Ids]]:
+    """The tree of these sequences, and the nodes that each goes through: int64 (its tokens,)."""
+    keys = [one.astype(">u4").tobytes() for one in sequences]  # whose order is that of the walk
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    none = np.zeros(0, dtype=np.int64)
+    tokens, depths, nodes = [none], [none], [none] * len(keys)
+    total = sum(len(one) for one in sequences)
+    ends = np.zeros(total, dtype=np.int64)
+    before = path = none
+    count = 0
+    for index in order:
+        one = sequences[index]
+        common = _common(before, one)
+        ends[path[common:]] = count
+        new = np.arange(count, count + len(one) - common)
+        tokens.append(one[common:])
+        depths.append(np.arange(common, len(one)))
+        path = nodes[index] = np.concatenate([path[:common], new])
+        before, count = one, count + len(new)
+    ends[path] = count
+    return Tree(np.concatenate(tokens), np.concatenate(depths), ends[:count]), nodes
+
+
+def _common(one: Ids, other: Ids) -> int:
+    """Tokens at the start that two sequences share."""
+    shorter = min(len(one), len(other))
+    apart = one[:shorter] != other[:shorter]
+    return int(apart.argmax()) if apart.any() else shorter
+
+
+def _scored(nodes: list[Ids], labels: list[Ids], device: torch.device) -> _Scored:
+    """The last nodes of each request, as many as it has labels."""
+    none = np.zeros(0, dtype=np.int64)
+    last = [path[len(path) - len(one) :] for path, one in zip(nodes, labels, strict=True)]
+    places, flat = np.concatenate([none, *last]), np.concatenate([none, *labels])
+    requests = np.repeat(np.arange(len(labels)), [len(one) for one in labels])
+    order = np.argsort(places, kind="stable")
+    return _Scored(*(torch.from_numpy(part[order]).to(device) for part in (places, flat, requests)))
+
+
+def _walk(model: PreTrainedModel, whole: Tree, size: int) -> Iterator[tuple[int, Tensor]]:
+    """Yields (first place, hidden states (some, width)) of the tree, some nodes at a time.
+
+    Keys and values are kept of the nodes only that stand above one that is still to come.
+    """
+    inner, device = layout.trunk(model), model.device
+    tokens, depths, ends = (
+        torch.from_numpy(part).to(device) for part in (whole.tokens, whole.depths, whole.ends)
+    )
+    cache, kept = DynamicCache(), torch.zeros(0, dtype=torch.int64, device=device)
+    for begin in range(0, len(whole.tokens), size):
+        end = min(begin + size, len(whole.tokens))
+        here = torch.arange(begin, end, device=device)
+        seen = torch.cat([kept, here])
+        above = (seen <= here.unsqueeze(-1)) & (here.unsqueeze(-1) < ends[seen])  # (here, seen)
+        mask = torch.zeros(above.shape, dtype=model.dtype, device=device)
+        mask.masked_fill_(~above, torch.finfo(model.dtype).min)
+        output = inner(
+            input_ids=tokens[None, begin:end],
+            position_ids=depths[None, begin:end],
+            attention_mask=mask[None, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        yield begin, output.last_hidden_state[0]
+        going = (ends[seen] > end).nonzero().squeeze(-1)
+        kept = seen[going]
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, going], layer.values[:, :, going]
+
+
+def _judged(
+    model: PreTrainedModel, states: Tensor, scored: _Scored
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields (requests, log-probabilities, whether likeliest), each (scored,), of some rows at a time."""
+    head = layout.head(model)
+    nodes, which = torch.unique_consecutive(scored.places, return_inverse=True)
+    for first in range(0, nodes.shape[0], _ROWS):
+        logits = head(states[nodes[first : first + _ROWS]])  # (rows, vocab)
+        here = (which >= first) & (which < first + _ROWS)
+        rows, labels = which[here] - first, scored.labels[here]
+        value = logits[rows, labels] - logits.logsumexp(-1)[rows]
+        yield scored.requests[here], value, logits.argmax(-1)[rows] == labels
+
+
+def _one_by_one(
+    model: PreTrainedModel, inputs: list[Ids], labels: list[Ids]
+) -> list[tuple[float, bool]]:
+    """The same, each request by itself and whole."""
+    found = []
+    for ids, wanted in zip(inputs, labels, strict=True):
+        given = torch.from_numpy(ids).to(model.device).unsqueeze(0)
+        states = layout.trunk(model)(input_ids=given, use_cache=False).last_hidden_state[0]
+        logits = layout.head(model)(states[len(ids) - len(wanted) :])  # (scored, vocab)
+        target = torch.from_numpy(wanted).to(model.device)
+        values = logits.log_softmax(-1).gather(-1, target.unsqueeze(-1))
+        found.append((float(values.double().sum()), bool((logits.argmax(-1) == target).all())))
+    return found
