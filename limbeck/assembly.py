@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,10 @@ from limbeck import loading, names
 from limbeck.cache.format import ABOUT, CacheAbout, chosen, read_about
 from limbeck.data.tokenize import tokenizer_fingerprint
 from limbeck.errors import ModelError, RecipeError
-from limbeck.models import load, place
+from limbeck.models import layout, load, place
 from limbeck.progress import say
 from limbeck.recipe import Part, Recipe, Stage
+from limbeck.teachers.live import Live
 from limbeck.types import Batch, Materials, Signal, Source, Teacher, Wanted
 
 
@@ -244,10 +246,14 @@ class LazyTeacher:
         self._load = load_it
         self._loaded: Teacher | None = None
 
-    def signal(self, batch: Batch, wanted: Wanted) -> Signal:
-        """What the teacher says of (batch, time)."""
+    def loaded(self) -> Teacher:
+        """The teacher, loaded by now."""
         self._loaded = self._loaded or self._load()
-        return self._loaded.signal(batch, wanted)
+        return self._loaded
+
+    def signal(self, batch: Batch, wanted: Wanted) -> Signal:
+        """What the teacher says of each token of batch.counted."""
+        return self.loaded().signal(batch, wanted)
 
 
 def recorded_teacher(base: Ground) -> LazyTeacher:
@@ -264,3 +270,24 @@ def recorded_teacher(base: Ground) -> LazyTeacher:
         return found
 
     return LazyTeacher(load_it)
+
+
+def recorded_head(base: Ground, lazily: LazyTeacher) -> layout.Head:
+    """The head that a cache is recorded with: the teacher's for hidden states, else the student's, which is frozen."""
+    part = base.recipe.teacher
+    assert part is not None
+    if part.options.get("kind") == "hidden8":
+        live = lazily.loaded()
+        assert isinstance(live, Live)
+        return layout.head(live.model, vocab=live.vocab)
+    learner = student(base)
+    found = layout.head(learner, vocab=base.vocab)
+    named = learner.named_parameters()
+    names = [name for name, each in named if each is found.weight and each.requires_grad]
+    for stage in base.recipe.stages:
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in stage.train):
+            raise RecipeError(
+                f"teacher.cached.kind 'kl-vector' is for a frozen head; stage {stage.name} trains {names[0]}. "
+                f"Leave it out of 'train' ({', '.join(stage.train)} now), or choose another kind."
+            )
+    return replace(found, weight=found.weight.detach().to(base.dtype))

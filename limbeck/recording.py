@@ -1,28 +1,35 @@
-"""Records a teacher: what it says of every row goes into a cache, shard by shard, and never twice."""
+"""Records a teacher: what it says of every token that counts goes into a cache, shard by shard, and never twice."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from limbeck import files
-from limbeck.cache.format import SHARDS, CacheAbout, tokens_digest
+from limbeck.cache import head as beside
+from limbeck.cache.format import SHARDS, USES, CacheAbout, tokens_digest
+from limbeck.cache.kinds import estimate_row
 from limbeck.cache.read import CacheReader
 from limbeck.cache.write import create_or_check, write_shard
-from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, ModelError
+from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, NonFinite
+from limbeck.keeping import Keeper
+from limbeck.models.layout import Head
+from limbeck.planning import Planned, groups, missing
 from limbeck.progress import progress
-from limbeck.types import Batch, Signal, Source, Teacher, TopK, Wanted
+from limbeck.selection.joined import Record, joined
+from limbeck.types import Batch, Source, Teacher, Wanted
 
-# Rows looked at in one call while planning; only their addresses are kept.
-_GLANCE = 256
-# Bytes that a row needs besides its tensors: address, digest, its part of the manifest and of disk blocks.
+# Bytes that a row needs besides its planes: its part of the manifest and of disk blocks.
 _BESIDES = 512
+# Tokens of one forward. More make a CPU no faster, and a device little.
+_TOKENS = {"cpu": 2048}
+_MANY = 16_384
 
 
 @dataclass(frozen=True)
@@ -35,21 +42,6 @@ class RecordCounts:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows that become one shard: their positions in the source, and the addresses found there."""
-
-    positions: tuple[int, ...]
-    addresses: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def part(self, start: int, size: int) -> _Rows:
-        """A micro-batch of them."""
-        return _Rows(self.positions[start : start + size], self.addresses[start : start + size])
-
-
-@dataclass(frozen=True)
 class _Job:
     """All that stays the same while recording."""
 
@@ -57,8 +49,8 @@ class _Job:
     source: Source
     path: Path
     about: CacheAbout
+    keeper: Keeper
     micro_rows: int
-    chunk: int
     stop: Callable[[], bool]
     device: torch.device
     together: bool
@@ -79,38 +71,61 @@ class _Job:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
-    def micro(self, rows: _Rows) -> tuple[list[TopK], list[str]]:
-        """The kept tokens (tokens, k) of a micro-batch in chunks, and the digest of each row's tokens."""
+    def micro(self, rows: Planned) -> tuple[Record, list[str]]:
+        """What is kept of a micro-batch's tokens that count, and the digest of each row's tokens."""
         self.poll()
-        batch = self.source.batch(rows.positions)
-        if batch.addresses != rows.addresses:
+        found = self.source.batch(rows.positions)
+        if found.addresses != rows.addresses:
             raise CacheMismatch(
                 f"{self.path}: position {rows.positions[0]} held row {rows.addresses[0]} when planned, "
-                f"now {batch.addresses[0]}. The text changed while it was recorded; begin again."
+                f"now {found.addresses[0]}. The text changed while it was recorded; begin again."
             )
+        batch = replace(found, weights=rows.mask(self.about.length).to(found.weights.dtype))
         with torch.no_grad():
-            signal = self.teacher.signal(batch.to(self.device), Wanted())
-            kept = [
-                _likeliest_of(signal, slice(start, start + self.chunk), self.about)
-                for start in range(0, batch.input_ids.numel(), self.chunk)
-            ]
-        return kept, _digests(batch)
+            here = batch.to(self.device)
+            signal = self.teacher.signal(here, Wanted())
+        try:
+            return self.keeper.keep(signal, here), _digests(batch)
+        except NonFinite as reason:
+            first, last = rows.positions[0], rows.positions[-1]
+            raise NonFinite(f"{self.path}, rows at {first} to {last}: {reason}") from reason
 
-    def shard(self, rows: _Rows) -> int:
+    def write(self, rows: Planned, records: Sequence[Record], tokens: Sequence[str]) -> int:
         """Commits one shard and returns its bytes."""
-        pieces: list[TopK] = []
-        tokens: list[str] = []
-        for start in range(0, len(rows), self.micro_rows):
-            kept, digests = self.micro(rows.part(start, self.micro_rows))
-            pieces += kept
-            tokens += digests
-        whole = TopK(
-            torch.cat([piece.ids for piece in pieces]),
-            torch.cat([piece.logprobs for piece in pieces]),
-            torch.cat([piece.rest for piece in pieces if piece.rest is not None]),
+        folder = write_shard(
+            self.path,
+            rows.addresses,
+            joined(records),
+            self.about,
+            tokens=tokens,
+            recorded=rows.mask(self.about.length),
         )
-        folder = write_shard(self.path, rows.addresses, whole, self.about, tokens=tokens)
         return sum(path.stat().st_size for path in folder.iterdir())
+
+    def shards(self, mine: Sequence[Planned], advance: Callable[[int], None]) -> int:
+        """Computes and commits shards, and returns their bytes: one is written while the next is computed.
+
+        Only one waits, so that little memory is taken; whatever stops the recording, the one that is whole is
+        written. An error in writing it comes out at the next micro-batch.
+        """
+        written = 0
+        waiting: Future[int] | None = None
+        with ThreadPoolExecutor(1, "limbeck-shard") as writer:
+            for rows in mine:
+                records: list[Record] = []
+                tokens: list[str] = []
+                for start in range(0, len(rows), self.micro_rows):
+                    part = rows.part(start, self.micro_rows)
+                    record, digests = self.micro(part)
+                    records.append(record)
+                    tokens += digests
+                    advance(len(part))
+                    if waiting is not None and waiting.done():
+                        written += waiting.result()
+                        waiting = None
+                written += 0 if waiting is None else waiting.result()
+                waiting = writer.submit(self.write, rows, records, tokens)
+            return written + (0 if waiting is None else waiting.result())
 
 
 def never() -> bool:
@@ -125,60 +140,80 @@ def record(
     path: Path,
     about: CacheAbout,
     *,
+    head: Callable[[], Head] | None = None,
     rank: int = 0,
     world: int = 1,
     rows_per_shard: int = 64,
-    micro_rows: int = 4,
+    micro_rows: int | None = None,
     chunk: int = 256,
     stop: Callable[[], bool] = never,
     device: torch.device | str = "cpu",
 ) -> RecordCounts:
     """Adds the rows at these positions to the cache at `path`; a row that is there is not computed again.
 
-    Groups of rows are fixed by `positions` alone and a group's missing rows become one shard, so that a killed and
-    repeated recording leaves the bytes of an undisturbed one. Rank r takes each group g with g % world == r.
-    `chunk` tokens have their logits (chunk, vocab) at one time. Ranks of one process group keep pace, because a
-    sharded teacher needs them all in each forward.
+    Of a row those tokens are recorded that count at any of the positions. A row that is there with fewer of them is
+    recorded anew. Groups of rows are fixed by `positions` alone and a group's missing rows become one shard, so that
+    a killed and repeated recording leaves the bytes of an undisturbed one. Rank r takes each group g with
+    g % world == r. `chunk` tokens have their logits (chunk, vocab) at one time; micro_rows, the rows of one forward,
+    is chosen by their length. Ranks of one process group keep pace, because a sharded teacher needs them all in each
+    forward. head: what gives the teacher's head for kind `hidden8`, the frozen student's for `kl-vector`.
     """
     if source.length != about.length:
         raise CacheMismatch(
             f"{path}: the source has rows of {source.length} tokens, the cache rows of {about.length}."
         )
+    where = torch.device(device)
+    if micro_rows is None:
+        micro_rows = max(1, _TOKENS.get(where.type, _MANY) // about.length)
+    about, given = _with_head(path, about, head, first=rank == 0)
+    keeper = Keeper(about, chunk=chunk, mean_of=given if about.kind == "kl-vector" else None)
     together = world > 1 and dist.is_available() and dist.is_initialized()
-    job = _Job(
-        teacher, source, path, about, micro_rows, chunk, stop, torch.device(device), together
-    )
+    job = _Job(teacher, source, path, about, keeper, micro_rows, stop, where, together)
     create_or_check(path, about)
     for folder in (path, path / SHARDS):
         files.sweep_abandoned(folder)
     reader = CacheReader(path, about)
-    groups = list(_groups(job, positions, rows_per_shard))
-    shards = [_missing(group, reader) for group in groups]
-    check_space(path, sum(map(len, shards)) * (about.bytes_per_row + _BESIDES))
+    found = list(groups(source, positions, rows_per_shard, job.poll))
+    shards = [missing(group, reader) for group in found]
+    check_space(path, sum(map(len, shards)) * (estimate_row(about) + _BESIDES))
     mine = [rows for rows in shards[rank::world] if len(rows)]
     rounds = sum(-(-len(rows) // micro_rows) for rows in mine)
     # Nobody writes before everybody has read what is there: this also waits for all.
     others = job.most(rounds) - rounds
-    written, recorded = 0, sum(map(len, mine))
+    recorded = sum(map(len, mine))
     with progress("record", recorded) as bar:
-        for rows in mine:
-            written += job.shard(rows)
-            bar.advance(len(rows))
+        written = job.shards(mine, bar.advance)
         for _ in range(others):
-            job.micro(groups[0].part(0, 1))
-    return RecordCounts(recorded, sum(map(len, groups[rank::world])) - recorded, written)
+            job.micro(found[0].part(0, 1))
+    return RecordCounts(recorded, sum(map(len, found[rank::world])) - recorded, written)
 
 
-def likeliest(logits: Tensor, k: int) -> TopK:
-    """The k likeliest of logits (tokens, vocab): ids, logprobs (tokens, k), rest (tokens,), in float32 or float64.
+def _with_head(
+    path: Path, about: CacheAbout, head: Callable[[], Head] | None, *, first: bool
+) -> tuple[CacheAbout, Head | None]:
+    """What the cache says of itself once the head is known that it is recorded with, and that head.
 
-    The rest is summed over the ids that were not kept: 1 - sum(kept) would lose it to rounding.
+    A cache of hidden states keeps the head beside them; where it does already, nobody has to give it.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    logprobs = wide.log_softmax(-1)
-    kept, ids = logprobs.topk(k)
-    rest = logprobs.scatter_(-1, ids, -torch.inf).logsumexp(-1)
-    return TopK(ids, kept, rest)
+    if "head" not in USES[about.kind]:
+        return about, None
+    if about.kind == "hidden8" and about.head and (path / beside.FOLDER).exists():
+        return about, None
+    if head is None:
+        raise CacheMismatch(
+            f"{path}: a cache of kind '{about.kind}' is recorded with a head, and none was given."
+        )
+    found = head()
+    known = replace(about, width=found.weight.shape[1], head=beside.head_digest(found))
+    if about.kind == "kl-vector" and (found.bias is not None or found.softcap is not None):
+        raise CacheMismatch(
+            f"{path}: the student's head has a bias or a soft-cap, so its logits are no product with a mean row. "
+            "Choose another teacher.cached.kind."
+        )
+    if about.kind == "hidden8" and first:
+        create_or_check(path, known)
+        beside.write_head(path, found)
+    return known, found
 
 
 def check_space(path: Path, wanted: int) -> None:
@@ -186,57 +221,11 @@ def check_space(path: Path, wanted: int) -> None:
     free = shutil.disk_usage(path).free
     if wanted > free:
         raise LimbeckError(
-            f"{path}: recording needs {wanted:,} bytes, the disk has {free:,} free. "
-            "Free some, choose a smaller teacher.cached.k or float16 logprobs, or another path."
+            f"{path}: recording needs {wanted:,} bytes, the disk has {free:,} free. Free some, choose a "
+            "teacher.cached.kind that keeps less ('sample' takes about 45 bytes a token), or another path."
         )
-
-
-def _groups(job: _Job, positions: Sequence[int], size: int) -> Iterator[_Rows]:
-    """The rows at these positions, each once and in order, in groups of `size`."""
-    seen: set[str] = set()
-    waiting: list[tuple[int, str]] = []
-    for start in range(0, len(positions), _GLANCE):
-        job.poll()
-        glance = positions[start : start + _GLANCE]
-        for position, address in zip(glance, job.source.batch(glance).addresses, strict=True):
-            if address not in seen:
-                seen.add(address)
-                waiting.append((position, address))
-            if len(waiting) == size:
-                yield _rows(waiting)
-                waiting = []
-    if waiting:
-        yield _rows(waiting)
-
-
-def _rows(pairs: Sequence[tuple[int, str]]) -> _Rows:
-    return _Rows(tuple(position for position, _ in pairs), tuple(address for _, address in pairs))
-
-
-def _missing(rows: _Rows, reader: CacheReader) -> _Rows:
-    """Those rows of a group that no committed shard holds."""
-    pairs = zip(rows.positions, rows.addresses, strict=True)
-    return _rows([(position, address) for position, address in pairs if address not in reader])
 
 
 def _digests(batch: Batch) -> list[str]:
     pairs = zip(batch.input_ids, batch.position_ids, strict=True)
     return [tokens_digest(ids, positions) for ids, positions in pairs]
-
-
-def _likeliest_of(signal: Signal, part: slice, about: CacheAbout) -> TopK:
-    """What is kept of a chunk of tokens, on the CPU and in the dtype of the cache."""
-    found = signal.distribution(part)
-    if found is None:
-        raise ModelError("the teacher gives no distribution; only one that does can be recorded.")
-    if isinstance(found, Tensor):
-        if found.shape[-1] != about.vocab:
-            raise ModelError(
-                f"the teacher has logits for {found.shape[-1]:,} ids, the tokenizer has "
-                f"{about.vocab:,}. Give the teacher the number of ids that count."
-            )
-        found = likeliest(found, about.k)
-    rest = None if found.rest is None else found.rest.to("cpu", about.floats)
-    if rest is None:
-        raise ModelError("the teacher keeps some ids and does not tell the mass of the others.")
-    return TopK(found.ids.cpu(), found.logprobs.to("cpu", about.floats), rest)

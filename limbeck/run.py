@@ -16,6 +16,7 @@ from limbeck.assembly import Ground
 from limbeck.errors import Interrupted, LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
 from limbeck.models import load
+from limbeck.planning import Several
 from limbeck.progress import say
 from limbeck.recipe import Recipe
 from limbeck.report import render
@@ -127,26 +128,27 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
 def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
     assert base.recipe.teacher is not None
     options = base.recipe.teacher.options
-    teacher = assembly.recorded_teacher(base)
-    counts = {"recorded": 0, "already": 0}
+    parts = []
     for stage in base.recipe.stages:
         source = assembly.stage_source(base, stage)
         steps = stage.budget.steps(stage.rows_per_step * source.length)
-        done = recording.record(
-            teacher,
-            source,
-            range(min(steps * stage.rows_per_step, source.rows)),  # later epochs bring no new row
-            Path(options["path"]),
-            assembly.cache_about(base, source.length),
-            rank=rank,
-            world=world,
-            chunk=base.recipe.compute.chunk,
-            stop=stop,
-            device=base.device,
-        )
-        counts["recorded"] += done.recorded
-        counts["already"] += done.already_there
-    return counts
+        # Later epochs bring no new row.
+        parts.append((source, min(steps * stage.rows_per_step, source.rows)))
+    rows, teacher = Several(parts), assembly.recorded_teacher(base)
+    done = recording.record(
+        teacher,
+        rows,
+        range(rows.rows),
+        Path(options["path"]),
+        assembly.cache_about(base, rows.length),
+        head=functools.partial(assembly.recorded_head, base, teacher),
+        rank=rank,
+        world=world,
+        chunk=base.recipe.compute.chunk,
+        stop=stop,
+        device=base.device,
+    )
+    return {"recorded": done.recorded, "already": done.already_there}
 
 
 def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:

@@ -14,9 +14,11 @@ import tiny_cache
 import torch
 
 from limbeck.cache.format import SHARDS, shard_name
+from limbeck.cache.kinds import estimate_row
 from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, ModelError, NonFinite
-from limbeck.recording import RecordCounts, check_space, likeliest, record
+from limbeck.recording import RecordCounts, check_space, record
+from limbeck.selection.likeliest import likeliest
 from limbeck.types import Signal
 
 TEXT = tiny_cache.Text(20)
@@ -44,39 +46,11 @@ def run(path, *, teacher=None, positions=range(20), text=TEXT, about=None, **opt
     )
 
 
-def test_the_likeliest_tokens_and_the_rest_hold_all_probability():
-    logits = tiny.randn(7, 29)
-    top = likeliest(logits, 5)
-    expected, ids = logits.log_softmax(-1).topk(5)
-    assert torch.equal(top.ids, ids)
-    torch.testing.assert_close(top.logprobs, expected, atol=1e-12, rtol=0)
-    total = top.logprobs.exp().sum(-1) + top.rest.exp()
-    torch.testing.assert_close(total, torch.ones(7, dtype=torch.float64), atol=1e-12, rtol=0)
-
-
-def test_a_rest_too_small_for_one_minus_the_kept_is_not_lost():
-    logits = torch.tensor([[60.0, 0.0, 0.0]])
-    top = likeliest(logits, 1)
-    assert 1 - top.logprobs.exp().sum() == 0
-    expected = torch.tensor([2.0]).log() - 60
-    torch.testing.assert_close(top.rest, expected, atol=1e-5, rtol=0)
-
-
-def test_keeping_every_token_leaves_no_rest():
-    top = likeliest(tiny.randn(7, 29), 29)
-    assert torch.equal(top.rest, torch.full((7,), -torch.inf, dtype=torch.float64))
-
-
-def test_half_precision_logits_are_normalised_in_float32():
-    logits = tiny.randn(7, 29).to(torch.bfloat16)
-    assert torch.equal(likeliest(logits, 3).logprobs, likeliest(logits.float(), 3).logprobs)
-
-
 def test_what_is_recorded_is_what_the_teacher_says(tmp_path):
     teacher = tiny_cache.Whole()
-    run(tmp_path, teacher=teacher, about=tiny_cache.about(logprobs="float64"))
+    run(tmp_path, teacher=teacher, about=tiny_cache.about(values="float64"))
     batch = TEXT.batch([7, 3])
-    found = CacheReader(tmp_path).rows(batch.addresses)
+    found = tiny_cache.read(CacheReader(tmp_path), batch.addresses)
     wanted = likeliest(teacher.signal(batch, None).logits, 5)
     assert torch.equal(found.ids, wanted.ids)
     torch.testing.assert_close(found.logprobs, wanted.logprobs, atol=1e-12, rtol=0)
@@ -131,12 +105,12 @@ def test_the_number_of_ranks_does_not_change_a_byte(tmp_path, world):
 
 
 def test_the_size_of_a_chunk_changes_no_id_and_no_logprob(tmp_path):
-    about = tiny_cache.about(logprobs="float64")
+    about = tiny_cache.about(values="float64")
     run(tmp_path / "small", about=about, chunk=1)
     run(tmp_path / "large", about=about, chunk=1000)
     addresses = TEXT.batch(range(20)).addresses
-    small = CacheReader(tmp_path / "small").rows(addresses)
-    large = CacheReader(tmp_path / "large").rows(addresses)
+    small = tiny_cache.read(CacheReader(tmp_path / "small"), addresses)
+    large = tiny_cache.read(CacheReader(tmp_path / "large"), addresses)
     assert torch.equal(small.ids, large.ids)
     torch.testing.assert_close(small.logprobs, large.logprobs, atol=1e-12, rtol=0)
 
@@ -199,7 +173,7 @@ def test_a_damaged_shard_is_recorded_again_after_it_is_deleted(tmp_path):
     run(tmp_path)
     before = tiny_cache.contents(tmp_path)
     shard = tmp_path / SHARDS / shard_name(TEXT.batch(range(4)).addresses)
-    (shard / "rows.safetensors").write_bytes(b"")
+    (shard / "planes.safetensors").write_bytes(b"")
     with pytest.raises(LimbeckError, match="Delete this shard"):
         run(tmp_path)
     shutil.rmtree(shard)
@@ -210,20 +184,24 @@ def test_a_damaged_shard_is_recorded_again_after_it_is_deleted(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"teacher": "c" * 64},
-        {"tokenizer": "c" * 64},
         {"k": 6},
-        {"logprobs": "float16"},
+        {"values": "float16"},
         {"vocab": 30},
     ],
     ids=str,
 )
-def test_nothing_is_added_to_a_cache_of_something_else(tmp_path, changes):
+def test_nothing_is_added_to_a_cache_of_other_settings(tmp_path, changes):
     run(tmp_path, positions=range(4))
     before = tiny_cache.contents(tmp_path)
     with pytest.raises(CacheMismatch, match=str(next(iter(changes.values())))):
         run(tmp_path, about=tiny_cache.about(**changes))
     assert tiny_cache.contents(tmp_path) == before
+
+
+def test_nothing_is_added_to_a_cache_of_another_teacher(tmp_path):
+    run(tmp_path, positions=range(4))
+    with pytest.raises(CacheMismatch, match="c" * 64):
+        run(tmp_path, about=replace(tiny_cache.about(), teacher="c" * 64))
 
 
 def test_a_source_of_other_length_is_refused_with_both(tmp_path):
@@ -258,14 +236,14 @@ def test_a_teacher_without_distribution_cannot_be_recorded(tmp_path):
 def test_a_recorded_teacher_can_be_recorded_again(tmp_path):
     top = likeliest(tiny.randn(18, 29, dtype=torch.float32), 5)
     run(tmp_path, teacher=Said(topk=top), positions=range(3))
-    found = CacheReader(tmp_path).rows(TEXT.batch([0, 1, 2]).addresses)
+    found = tiny_cache.read(CacheReader(tmp_path), TEXT.batch([0, 1, 2]).addresses)
     assert torch.equal(found.logprobs, top.logprobs)
 
 
 def test_a_nan_is_refused_and_leaves_nothing(tmp_path):
     logits = tiny.randn(18, 29)
     logits[11, 3] = float("nan")
-    with pytest.raises(NonFinite, match="logprobs"):
+    with pytest.raises(NonFinite, match=r"rows at 0 to 2: token 1 of 5 has a logit that is NaN"):
         run(tmp_path, teacher=Said(logits=logits), positions=range(3))
     assert list((tmp_path / SHARDS).iterdir()) == []
 
@@ -286,4 +264,21 @@ def test_the_estimate_of_bytes_is_near_and_not_below(tmp_path):
     done = run(
         tmp_path, text=tiny_cache.Text(64, 64), positions=range(64), about=about, rows_per_shard=64
     )
-    assert done.bytes <= 64 * (about.bytes_per_row + 512) <= 1.3 * done.bytes
+    assert done.bytes <= 64 * (estimate_row(about) + 512) <= 1.3 * done.bytes
+
+
+def test_an_error_in_writing_stops_the_recording_with_that_error(tmp_path):
+    teacher = tiny_cache.Whole()
+    addresses = TEXT.batch(range(4, 8)).addresses
+    (tmp_path / SHARDS).mkdir(parents=True)
+
+    class Blocking(tiny_cache.Whole):
+        """Puts a file where the second shard will be, after the plan was made."""
+
+        def signal(self, batch, wanted):
+            (tmp_path / SHARDS / shard_name(addresses)).touch()
+            return teacher.signal(batch, wanted)
+
+    with pytest.raises((LimbeckError, OSError), match=shard_name(addresses)):
+        run(tmp_path, teacher=Blocking())
+    assert teacher.asked < 20

@@ -72,7 +72,7 @@ def grouped(logits: Tensor) -> Groups:
     mean = ((weighted + total * below) * share).sum(-1) / whole
     mass = total.mul_(share).div_(whole[:, None])
     log_total = whole.log()
-    shaped = logits.view(tokens, -1, GROUP)
+    shaped = logits.view(tokens, logits.shape[1] // GROUP, GROUP)
     return Groups(shaped, top, mass, peak, log_total, (log_total - mean).clamp_(min=0))
 
 
@@ -100,7 +100,7 @@ def _in_blocks(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _pass(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each group of logits (tokens, vocab): its largest, sum of e = exp(logit - largest), sum of e * log e."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    groups = wide.view(wide.shape[0], -1, GROUP)
+    groups = wide.view(wide.shape[0], wide.shape[1] // GROUP, GROUP)
     top = groups.amax(-1)
     below = (groups - top.clamp(min=_LOWEST).unsqueeze(-1)).clamp(min=_NOTHING)
     each = below.exp()

@@ -20,7 +20,7 @@ def likeliest(logits: Tensor, k: int) -> TopK:
     looked = min(k, groups)
     chosen = found.top.topk(looked).indices  # (tokens, looked)
     rows = torch.arange(tokens, device=logits.device).repeat_interleave(looked)
-    candidates = found.logprobs(rows, chosen.flatten()).view(tokens, -1)  # (tokens, looked x 64)
+    candidates = found.logprobs(rows, chosen.flatten()).view(tokens, looked * GROUP)
     logprobs, places = candidates.topk(k)
     ids = chosen.gather(-1, places // GROUP) * GROUP + places % GROUP
     return TopK(ids, logprobs, _rest(found, chosen, candidates, places))

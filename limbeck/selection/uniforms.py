@@ -24,7 +24,7 @@ def uniforms(addresses: Sequence[str], length: int, draws: int) -> Tensor:
             stream = np.random.Philox(key=key, counter=[0, draw, 0, 0])
             found[draw, row] = stream.random_raw(length)
     numbers = (found >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return torch.from_numpy(numbers.reshape(draws, -1))
+    return torch.from_numpy(numbers.reshape(draws, len(addresses) * length))
 
 
 def _key(address: str) -> int:
