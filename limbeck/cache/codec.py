@@ -24,31 +24,33 @@ def log_codes(logs: Plane) -> NDArray[np.uint8]:
 
     A step of s costs about s^2 / 24 nats of KL: 1.6e-4 above e^-12, and below there is no mass to be wrong about.
     """
-    logs = np.minimum(logs, 0.0)
-    nothing = np.isneginf(logs)
-    logs = np.where(nothing, 0.0, logs)
-    codes = np.where(logs > -12, -16 * logs, 192 + 2 * (-12 - logs))
-    codes = np.minimum(np.rint(codes), NOTHING - 1)
-    return np.where(nothing, NOTHING, codes).astype(np.uint8)
+    down = np.maximum(-logs, 0)
+    codes = np.rint(np.minimum(down * 16, down * 2 + 168))
+    found: NDArray[np.uint8] = np.minimum(codes, NOTHING - 1).astype(np.uint8)
+    found[np.isposinf(down)] = NOTHING
+    return found
 
 
 def logs_of(codes: Tensor) -> Tensor:
     """The log-probabilities of `log_codes`: uint8 (...) -> float32 (...)."""
-    wide = codes.float()
+    logs = codes.float()
+    steep = torch.mul(logs, -0.5).add_(84)
     # The steeper line is the lower one exactly below -12.
-    logs = torch.minimum(wide * (-1 / 16), 84 - wide * 0.5)
-    return logs.masked_fill_(codes == NOTHING, -torch.inf)
+    torch.minimum(logs.mul_(-1 / 16), steep, out=logs)
+    if codes.numel() and int(codes.numpy().max()) == NOTHING:
+        logs.masked_fill_(codes == NOTHING, -torch.inf)
+    return logs
 
 
 def normalised(codes: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     """uint8 (tokens, k) and (tokens,) -> float32 logs whose probabilities sum to 1 with the rest."""
-    logs, rests = torch.empty(codes.shape), torch.empty(rest.shape)
+    logs, rests = torch.empty(codes.shape), logs_of(rest)
     for start in range(0, codes.shape[0], _BLOCK):
         part = slice(start, start + _BLOCK)
-        kept, left = logs_of(codes[part]), logs_of(rest[part])
-        whole = kept.exp().sum(-1).add_(left.exp()).log_()
+        kept = logs_of(codes[part])
+        whole = kept.exp().sum(-1).add_(rests[part].exp()).log_()
         torch.sub(kept, whole[:, None], out=logs[part])
-        torch.sub(left, whole, out=rests[part])
+        rests[part] -= whole
     return logs, rests
 
 
@@ -75,6 +77,12 @@ def entropy_codes(entropy: Plane, vocab: int) -> NDArray[np.uint8]:
 def entropies(codes: Plane, vocab: int) -> Tensor:
     """The entropies of `entropy_codes`: float32 (tokens,)."""
     return torch.from_numpy(codes).float() * (math.log(max(vocab, 2)) / 255)
+
+
+def floats(values: Plane, dtype: str) -> Plane:
+    """Numbers in a float of this name, little-endian; what it cannot hold becomes infinite without a word."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.dtype(dtype).newbyteorder("<"))
 
 
 def id_planes(name: str, ids: Plane, bits: int) -> dict[str, Plane]:
@@ -114,14 +122,14 @@ def groups(width: int) -> int:
 def group_codes(vectors: Plane) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Vectors (tokens, width) as int8, and the scale of each group: float16 (tokens, groups)."""
     tokens, width = vectors.shape
-    padded = np.zeros((tokens, groups(width) * GROUP), np.float32)
-    padded[:, :width] = vectors
-    parts = padded.reshape(tokens, -1, GROUP)
-    scales = (np.abs(parts).max(-1) / 127).astype(np.float16)
+    parts = torch.zeros(tokens, groups(width) * GROUP)
+    parts[:, :width] = torch.from_numpy(vectors)
+    parts = parts.view(tokens, groups(width), GROUP)
+    scales = torch.maximum(parts.amax(-1), -parts.amin(-1)).div_(127).half()
     # A scale that half precision cannot hold stands for a group of nothing.
-    divisors = np.where(scales > 0, scales, 1).astype(np.float32)[:, :, None]
-    codes = np.rint(np.clip(parts / divisors, -127, 127)) * (scales > 0)[:, :, None]
-    return codes.astype(np.int8).reshape(tokens, -1)[:, :width], scales
+    steps = scales.float().masked_fill_(scales == 0, torch.inf)
+    codes = parts.div_(steps[:, :, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return codes.view(tokens, -1)[:, :width].numpy(), scales.numpy()
 
 
 def vectors_of(codes: Plane, scales: Plane) -> Tensor:

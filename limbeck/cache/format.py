@@ -197,9 +197,12 @@ def read_about(path: Path) -> CacheAbout:
     return CacheAbout(**body)
 
 
-def shard_name(addresses: Sequence[str]) -> str:
-    """The name of the shard of these rows: the same whoever writes it."""
-    return files.digest("\n".join(addresses).encode())[:32]
+def shard_name(addresses: Sequence[str], recorded: bytes = b"") -> str:
+    """The name of the shard of these rows: the same whoever writes it.
+
+    recorded: which of their tokens are, as bits, where not all are: rows may be recorded again with more of them.
+    """
+    return files.digest("\n".join(addresses).encode() + recorded)[:32]
 
 
 def tokens_digest(input_ids: torch.Tensor, position_ids: torch.Tensor) -> str:

@@ -46,7 +46,7 @@ def mapped(path: Path) -> dict[str, Plane]:
                 flat = whole[begin + first : begin + last].view(_DTYPES[entry["dtype"]])
                 planes[name] = flat.reshape(entry["shape"])
         return planes
-    except (ValueError, KeyError, TypeError) as reason:
+    except (ValueError, KeyError, TypeError, AttributeError) as reason:
         raise Damaged(f"{path}: no planes can be read from it ({reason}).") from reason
 
 

@@ -154,12 +154,14 @@ class CacheReader:
         # Copies: an index that stays open for each shard would be a map and a file for each.
         rows = {name: plane.copy() for name, plane in planes.mapped(folder / form.ROWS).items()}
         addresses = [address.tobytes().hex() for address in rows["addresses"]]
-        if form.shard_name(addresses) != folder.name:
+        each = np.unpackbits(rows["recorded"], axis=1, bitorder="little").sum(1, dtype=np.int64)
+        every = bool((each == self.about.length).all())
+        name = form.shard_name(addresses, b"" if every else rows["recorded"].tobytes())
+        if name != folder.name:
             raise Damaged(
-                f"{folder}: its rows make the name {form.shard_name(addresses)}. "
+                f"{folder}: its rows make the name {name}. "
                 "It was renamed or swapped with another. Give it that name again."
             )
-        each = np.unpackbits(rows["recorded"], axis=1, bitorder="little").sum(1, dtype=np.int64)
         starts = np.concatenate([np.zeros(1, np.int64), each.cumsum()])
         for row, address in enumerate(addresses):
             self._places.setdefault(address, []).append((len(self._shards), row))

@@ -51,9 +51,9 @@ def write_shard(
     record: of the recorded tokens, row after row. tokens: the digest of each row's tokens. recorded: bool
     (rows, length), which tokens of each row are in the record.
     """
-    name = form.shard_name(addresses)
-    folder = path / form.SHARDS / name
     which = np.asarray(recorded.cpu().numpy(), dtype=bool)
+    bits = b"" if which.all() else np.packbits(which, axis=1, bitorder="little").tobytes()
+    folder = path / form.SHARDS / form.shard_name(addresses, bits)
     rows = _rows(folder, addresses, tokens, which, about)
     kind = KINDS[about.kind]
     if not isinstance(record, kind.HOLDS):

@@ -1,6 +1,6 @@
 """A cache says what it was recorded from, and notices when that is not what is wanted."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import tiny_cache
@@ -12,7 +12,7 @@ from limbeck.errors import CacheMismatch, Damaged, LimbeckError
 
 
 def test_what_is_written_is_read(tmp_path):
-    about = tiny_cache.about(teacher_name="some/teacher", logprobs="float16")
+    about = tiny_cache.about(teacher_name="some/teacher", values="float16")
     form.write_about(tmp_path, about)
     assert form.read_about(tmp_path) == about
 
@@ -47,34 +47,48 @@ def test_a_folder_without_description_is_no_cache(tmp_path):
 
 def test_another_version_is_refused_with_both_values(tmp_path):
     form.write_about(tmp_path, tiny_cache.about(version=9))
-    with pytest.raises(CacheMismatch, match="version 9, this program reads 1"):
+    with pytest.raises(CacheMismatch, match="version 9, this program reads 2"):
+        form.read_about(tmp_path)
+
+
+def test_a_cache_of_version_1_is_refused_with_the_command_that_converts_it(tmp_path):
+    (tmp_path / form.ABOUT).write_bytes(files.sealed({"version": 1, "k": 4}))
+    with pytest.raises(CacheMismatch, match=f"version 1.*limbeck convert {tmp_path} NEW"):
         form.read_about(tmp_path)
 
 
 def test_an_unknown_key_is_refused(tmp_path):
-    body = {"version": 1, "surprise": 2}
+    body = {"version": 2, "surprise": 2}
     (tmp_path / form.ABOUT).write_bytes(files.sealed(body))
     with pytest.raises(Damaged, match="surprise"):
         form.read_about(tmp_path)
 
 
 DIFFERENT = {
-    "teacher": "c" * 64,
-    "tokenizer": "d" * 64,
-    "vocab": 31,
-    "k": 4,
-    "length": 7,
-    "logprobs": "float64",
-    "version": 2,
+    "teacher": ("topk+rest", "c" * 64),
+    "tokenizer": ("topk+rest", "d" * 64),
+    "vocab": ("topk+rest", 31),
+    "length": ("topk+rest", 7),
+    "kind": ("topk+rest", "sample"),
+    "threshold": ("sample", 0.1),
+    "draws": ("sample", 3),
+    "samples": ("rs", 50),
+    "k": ("topk+rest", 4),
+    "values": ("topk+rest", "float64"),
+    "width": ("hidden8", 64),
+    "head": ("hidden8", "d" * 64),
+    "version": ("topk+rest", 9),
 }
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_each_difference_is_refused_with_both_values(tmp_path, name):
-    found, wanted = tiny_cache.about(), tiny_cache.about(**{name: DIFFERENT[name]})
+    kind, value = DIFFERENT[name]
+    found = tiny_cache.about(kind=kind)
+    wanted = tiny_cache.about(**{"kind": kind, name: value})
     with pytest.raises(CacheMismatch) as caught:
         form.check_same(tmp_path, found, wanted)
-    for part in (name, str(getattr(found, name)), str(DIFFERENT[name]), str(tmp_path)):
+    for part in (name, str(getattr(found, name)), str(value), str(tmp_path)):
         assert part in str(caught.value)
     assert found.identity != wanted.identity
 
@@ -92,22 +106,71 @@ def test_names_and_versions_for_people_are_not_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k": 0}, {"k": 30}, {"length": 0}, {"logprobs": "bfloat16"}], ids=str
+    ("kind", "name", "value"),
+    [
+        ("topk+rest", "k", 0),
+        ("topk+rest", "k", 30),
+        ("topk+rest", "values", "bfloat16"),
+        ("sample", "threshold", 0.001),
+        ("sample", "threshold", 0.9),
+        ("sample", "draws", 0),
+        ("rs", "samples", 256),
+        ("hidden8", "width", -1),
+        ("hidden8", "head", "abc"),
+        ("kl-vector", "values", "int4"),
+    ],
 )
-def test_impossible_settings_are_refused_at_once(wrong):
+def test_impossible_settings_are_refused_by_the_recipes_key(kind, name, value):
+    with pytest.raises(LimbeckError, match=rf"{name} {value} found.*teacher\.cached\.{name}"):
+        tiny_cache.about(**{"kind": kind, name: value})
+
+
+@pytest.mark.parametrize("wrong", [{"length": 0}, {"vocab": 0}, {"kind": "hidden4"}], ids=str)
+def test_what_no_cache_can_be_is_refused(wrong):
     with pytest.raises(LimbeckError, match=str(next(iter(wrong.values())))):
-        tiny_cache.about(**wrong)
+        replace(tiny_cache.about(), **wrong)
 
 
-def test_ids_take_two_bytes_only_where_every_id_fits():
-    assert tiny_cache.about(vocab=65_536).ids == torch.uint16
-    assert tiny_cache.about(vocab=65_537).ids == torch.int32
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "having"),
+    [
+        ("sample", "k", 32, r"topk\+rest"),
+        ("sample", "values", "float32", r"topk\+rest, kl-vector"),
+        ("rs", "draws", 2, "sample"),
+        ("topk+rest", "threshold", 0.1, "sample"),
+        ("topk+rest", "head", "c" * 64, "hidden8, kl-vector"),
+    ],
+)
+def test_a_setting_that_the_kind_does_not_use_is_refused(kind, name, value, having):
+    with pytest.raises(CacheMismatch, match=f"{name} .* does not use it.*: {having}"):
+        tiny_cache.about(**{"kind": kind, name: value})
+
+
+def test_ids_take_more_than_two_bytes_only_where_they_must():
+    bits = {65_536: 0, 65_537: 1, 128_256: 1, 131_072: 1, 131_073: 2, 262_144: 2}
+    assert {vocab: tiny_cache.about(vocab=vocab).high_bits for vocab in bits} == bits
+
+
+def test_more_kept_tokens_than_ids_means_all_of_them():
+    assert form.chosen({"kind": "topk+rest"}, vocab=29)["k"] == 29
+    assert form.chosen({"kind": "topk+rest", "k": 4}, vocab=29)["k"] == 4
+
+
+def test_width_and_head_come_from_a_cache_of_the_same_kind():
+    found = tiny_cache.about(kind="hidden8")
+    same, other = (form.chosen({"kind": k}, found, vocab=29) for k in ("hidden8", "kl-vector"))
+    assert (same["width"], same["head"]) == (70, "c" * 64)
+    assert (other["width"], other["head"]) == (0, "")
 
 
 def test_the_name_of_a_shard_depends_on_its_rows_and_their_order():
     assert form.shard_name(["a", "b"]) == form.shard_name(("a", "b"))
     assert form.shard_name(["a", "b"]) != form.shard_name(["b", "a"])
     assert form.shard_name(["ab"]) != form.shard_name(["a", "b"])
+
+
+def test_the_name_of_a_shard_depends_on_which_tokens_are_recorded():
+    assert form.shard_name(["a"], b"\x03") != form.shard_name(["a"], b"\x01")
 
 
 def test_the_digest_of_a_row_depends_on_tokens_and_document_bounds():

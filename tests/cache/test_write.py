@@ -1,5 +1,7 @@
 """A shard is fit to be read, or it is not written."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import tiny_cache
@@ -9,39 +11,31 @@ from limbeck import files
 from limbeck.cache.format import SHARDS, shard_name
 from limbeck.cache.read import CacheReader
 from limbeck.cache.write import create_or_check, write_shard
-from limbeck.errors import CacheMismatch, LimbeckError, NonFinite
-from limbeck.recording import likeliest
-from limbeck.types import TopK
+from limbeck.errors import CacheMismatch, LimbeckError
 
-ROWS = ("first", "second")
+ROWS = ("a" * 32, "b" * 32)
 TOKENS = ("0" * 32, "1" * 32)
 
 
-def kept(about, *, rows=2, seed=0):
-    logits = tiny.randn(rows * about.length, about.vocab, seed=seed)
-    return likeliest(logits, about.k)
-
-
-def write(path, about, top, addresses=ROWS, tokens=TOKENS):
+def write(path, about, record, *, addresses=ROWS, tokens=TOKENS, recorded=None):
     create_or_check(path, about)
-    return write_shard(path, addresses, top, about, tokens=tokens)
+    every = torch.ones(len(addresses), about.length, dtype=torch.bool)
+    which = every if recorded is None else recorded
+    return write_shard(path, addresses, record, about, tokens=tokens, recorded=which)
 
 
-@pytest.mark.parametrize(
-    ("vocab", "logprobs", "tolerance"),
-    [(29, "float64", 0.0), (29, "float32", 1e-6), (29, "float16", 1e-2), (70_000, "float64", 0.0)],
-)
-def test_what_is_written_is_read(tmp_path, vocab, logprobs, tolerance):
-    about = tiny_cache.about(vocab=vocab, logprobs=logprobs)
-    top = kept(about)
-    folder = write(tmp_path, about, top)
+def record(about, tokens=2 * tiny_cache.LENGTH, seed=0):
+    return tiny_cache.record(about, tokens, seed=seed)
+
+
+@pytest.mark.parametrize("kind", tiny_cache.KINDS)
+def test_a_written_shard_is_whole_and_named_by_its_rows(tmp_path, kind):
+    about = tiny_cache.about(kind=kind)
+    folder = write(tmp_path, about, record(about))
     assert folder.name == shard_name(ROWS)
-    found = CacheReader(tmp_path, about).rows(ROWS)
-    assert found.ids.dtype == torch.int64
-    assert torch.equal(found.ids, top.ids)
-    assert found.logprobs.dtype == about.floats
-    torch.testing.assert_close(found.logprobs.double(), top.logprobs, atol=tolerance, rtol=0)
-    torch.testing.assert_close(found.rest.double(), top.rest, atol=tolerance, rtol=0)
+    assert set(files.verify(folder).files) == {"rows.safetensors", "planes.safetensors"}
+    reader = CacheReader(tmp_path, about)
+    assert [reader.tokens(row) for row in ROWS] == list(TOKENS)
 
 
 def test_beginning_twice_changes_nothing(tmp_path):
@@ -49,6 +43,16 @@ def test_beginning_twice_changes_nothing(tmp_path):
     before = tiny_cache.contents(tmp_path)
     create_or_check(tmp_path, tiny_cache.about(libraries={"torch": "other"}))
     assert tiny_cache.contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [("hidden8", {"head": ""}), ("hidden8", {"width": 0}), ("kl-vector", {"head": ""})],
+)
+def test_a_cache_whose_head_is_not_known_is_not_begun(tmp_path, kind, missing):
+    with pytest.raises(CacheMismatch, match="digest of its head"):
+        create_or_check(tmp_path, tiny_cache.about(kind=kind, **missing))
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_teacher_may_not_add_to_a_cache(tmp_path):
@@ -61,82 +65,93 @@ def test_another_teacher_may_not_add_to_a_cache(tmp_path):
 
 def test_shards_of_unknown_origin_are_not_adopted(tmp_path):
     about = tiny_cache.about()
-    write(tmp_path, about, kept(about))
+    write(tmp_path, about, record(about))
     (tmp_path / "cache.json").unlink()
     with pytest.raises(CacheMismatch, match="unknown"):
         create_or_check(tmp_path, about)
 
 
 @pytest.mark.parametrize("wrong", [29, 65_536, 70_000, -1])
-def test_an_id_out_of_range_is_an_error_and_writes_nothing(tmp_path, wrong):
+def test_a_record_that_is_not_fit_writes_nothing_and_names_the_shard(tmp_path, wrong):
     about = tiny_cache.about()
-    top = kept(about)
-    top.ids[3, 2] = wrong
-    with pytest.raises(CacheMismatch, match=f"{wrong:,}"):
-        write(tmp_path, about, top)
+    kept = record(about)
+    kept.ids[3, 2] = wrong
+    with pytest.raises(CacheMismatch, match=f"{shard_name(ROWS)}.*{wrong:,}"):
+        write(tmp_path, about, kept)
     assert list((tmp_path / SHARDS).iterdir()) == []
 
 
-def test_an_id_that_two_bytes_would_wrap_is_an_error(tmp_path):
-    about = tiny_cache.about(vocab=65_536)
-    top = kept(about)
-    top.ids[0, 0] = 70_000
-    with pytest.raises(CacheMismatch, match="70,000"):
-        write(tmp_path, about, top)
-
-
-def test_an_id_twice_in_a_token_is_an_error(tmp_path):
-    about = tiny_cache.about()
-    top = kept(about)
-    top.ids[3, 2] = top.ids[3, 4]
-    with pytest.raises(CacheMismatch, match="twice"):
-        write(tmp_path, about, top)
-
-
-@pytest.mark.parametrize("where", ["logprobs", "rest"])
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.5])
-def test_what_is_no_probability_is_an_error(tmp_path, where, wrong):
-    about = tiny_cache.about()
-    top = kept(about)
-    getattr(top, where).flatten()[1] = wrong
-    with pytest.raises(NonFinite, match=where):
-        write(tmp_path, about, top)
-
-
-def test_an_impossible_token_is_no_error(tmp_path):
-    about = tiny_cache.about(logprobs="float64")
-    logits = torch.full((2 * about.length, about.vocab), -torch.inf, dtype=torch.float64)
-    logits[:, 3] = 1.0
-    write(tmp_path, about, likeliest(logits, about.k))
-    found = CacheReader(tmp_path, about).rows(ROWS)
-    assert found.logprobs[0].tolist() == [0.0] + [-torch.inf] * 4
-    assert found.rest[0] == -torch.inf
-
-
-def test_shapes_that_do_not_fit_are_told(tmp_path):
-    about = tiny_cache.about()
-    with pytest.raises(CacheMismatch, match=r"\(18, 5\).*\(12, 5\)"):
-        write(tmp_path, about, kept(about, rows=3))
-
-
-def test_an_unknown_rest_is_an_error(tmp_path):
-    about = tiny_cache.about()
-    top = kept(about)
-    with pytest.raises(CacheMismatch, match="outside"):
-        write(tmp_path, about, TopK(top.ids, top.logprobs))
+def test_a_record_of_another_kind_is_refused_with_both(tmp_path):
+    sampled = record(tiny_cache.about(kind="rs"))
+    with pytest.raises(CacheMismatch, match=r"a Sampled was given; kind 'topk\+rest' keeps TopK"):
+        write(tmp_path, tiny_cache.about(), sampled)
 
 
 def test_an_address_twice_in_a_shard_is_an_error(tmp_path):
     about = tiny_cache.about()
     with pytest.raises(CacheMismatch, match="2 rows, 1 different"):
-        write(tmp_path, about, kept(about), addresses=("one", "one"))
+        write(tmp_path, about, record(about), addresses=("a" * 32, "a" * 32))
+
+
+def test_an_address_that_is_no_digest_is_an_error(tmp_path):
+    about = tiny_cache.about()
+    with pytest.raises(CacheMismatch, match="'row-1' found; wanted 32 hexadecimal digits"):
+        write(tmp_path, about, record(about), addresses=("a" * 32, "row-1"))
+
+
+def test_a_list_of_recorded_tokens_of_another_shape_is_an_error(tmp_path):
+    about = tiny_cache.about()
+    with pytest.raises(CacheMismatch, match=r"recorded \(2, 5\); wanted \(2, 6\)"):
+        write(tmp_path, about, record(about), recorded=torch.ones(2, 5, dtype=torch.bool))
+
+
+def test_a_record_of_more_tokens_than_are_recorded_is_an_error(tmp_path):
+    about = tiny_cache.about()
+    with pytest.raises(CacheMismatch, match=r"\(18, 5\) found; wanted \(12, 5\)"):
+        write(tmp_path, about, record(about, 18))
 
 
 def test_a_shard_is_never_written_over(tmp_path):
     about = tiny_cache.about()
-    folder = write(tmp_path, about, kept(about))
+    folder = write(tmp_path, about, record(about))
     before = tiny_cache.contents(folder)
     with pytest.raises(LimbeckError, match="never written over"):
-        write(tmp_path, about, kept(about, seed=1))
+        write(tmp_path, about, record(about, seed=1))
     assert tiny_cache.contents(folder) == before
     files.verify(folder)
+
+
+def test_the_same_rows_with_more_tokens_are_another_shard(tmp_path):
+    about = tiny_cache.about()
+    which = torch.ones(2, about.length, dtype=torch.bool)
+    which[0, 0] = False
+    some = write(tmp_path, about, record(about, 11), recorded=which)
+    assert write(tmp_path, about, record(about)) != some
+    assert len(CacheReader(tmp_path, about)) == 2
+
+
+def test_a_record_on_another_device_dtype_or_layout_is_written_the_same(tmp_path):
+    about = tiny_cache.about(kind="hidden8")
+    hidden = record(about)
+    one = write(tmp_path / "one", about, hidden)
+    turned = hidden.T.contiguous().T.double().requires_grad_()
+    two = write(tmp_path / "two", about, turned)
+    assert tiny_cache.contents(one) == tiny_cache.contents(two)
+
+
+def test_half_precision_records_are_written(tmp_path):
+    about = tiny_cache.about(kind="kl-vector")
+    kept = record(about)
+    half = replace(kept, rows=kept.rows.bfloat16(), entropy=kept.entropy.bfloat16())
+    write(tmp_path, about, half)
+    found = tiny_cache.read(CacheReader(tmp_path), ROWS)
+    torch.testing.assert_close(found.rows, half.rows.float(), atol=0.02, rtol=0)
+
+
+def test_writing_needs_no_gradient_and_leaves_the_record_alone(tmp_path):
+    about = tiny_cache.about(values="code8")
+    logprobs = tiny.randn(12, about.vocab).log_softmax(-1).requires_grad_()
+    kept = tiny_cache.top(logprobs, about.k)
+    before = kept.logprobs.detach().clone()
+    write(tmp_path, about, kept)
+    assert torch.equal(kept.logprobs, before)

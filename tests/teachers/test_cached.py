@@ -7,11 +7,13 @@ import tiny
 import tiny_cache
 import torch
 
+from limbeck.cache.head import head_digest, write_head
 from limbeck.cache.read import CacheReader
-from limbeck.errors import CacheMismatch, RecipeError
+from limbeck.cache.write import create_or_check, write_shard
+from limbeck.errors import CacheMismatch, Damaged, RecipeError
+from limbeck.models import layout
 from limbeck.objectives.forward_kl import forward_kl
 from limbeck.objectives.reverse_kl import reverse_kl
-from limbeck.recording import record
 from limbeck.teachers.cached import Cached, cached
 from limbeck.teachers.live import Live
 from limbeck.types import Wanted
@@ -19,9 +21,11 @@ from limbeck.types import Wanted
 TEXT = tiny_cache.Text(8)
 
 
-def recorded(path, teacher=None, **changes):
-    about = tiny_cache.about(**changes)
-    record(teacher or tiny_cache.Whole(), TEXT, range(8), path, about, rows_per_shard=3)
+EXACT = {"kind": "topk+rest", "k": 5, "values": "float32"}
+
+
+def recorded(path, **changes):
+    tiny_cache.recorded_into(path, TEXT, tiny_cache.about(**changes), rows_per_shard=3)
     return path
 
 
@@ -30,13 +34,32 @@ def place(tmp_path):
     return recorded(tmp_path / "cache")
 
 
+def counting(positions):
+    """Rows whose last token does not count."""
+    batch = TEXT.batch(positions)
+    weights = batch.weights.clone()
+    weights[:, -1] = 0
+    return replace(batch, weights=weights)
+
+
+def anything(path, kind, **changes):
+    """A cache of random records of the rows of the text, and those of each row's tokens that count."""
+    about = tiny_cache.about(kind=kind, **changes)
+    batch = counting(range(8))
+    which = batch.weights > 0
+    kept = tiny_cache.record(about, int(which.sum()))
+    create_or_check(path, about)
+    write_shard(path, batch.addresses, kept, about, tokens=batch.addresses, recorded=which)
+    return kept
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("objective", [forward_kl, reverse_kl])
 def test_cached_with_every_token_equals_live(tmp_path, objective, temperature):
     live = Live(tiny.llama(dtype=torch.float64), vocab=tiny.VOCAB)
-    place = recorded(tmp_path, live, k=tiny.VOCAB, logprobs="float64")
+    place = recorded(tmp_path, k=tiny.VOCAB, values="float64")
     batch = TEXT.batch([5, 0, 2])
-    student = tiny.randn(batch.input_ids.numel(), tiny.VOCAB)
+    student = tiny.randn(batch.counted.numel(), tiny.VOCAB)
     everything = slice(None)
     said = live.signal(batch, Wanted()).distribution(everything)
     read = Cached(CacheReader(place)).signal(batch, Wanted()).distribution(everything)
@@ -48,7 +71,7 @@ def test_cached_with_every_token_equals_live(tmp_path, objective, temperature):
 
 def test_cached_with_some_tokens_bounds_the_divergence_from_below(place):
     batch = TEXT.batch([1, 6])
-    student = tiny.randn(batch.input_ids.numel(), tiny.VOCAB)
+    student = tiny.randn(batch.counted.numel(), tiny.VOCAB)
     said = tiny_cache.Whole().signal(batch, Wanted()).logits
     read = Cached(CacheReader(place)).signal(batch, Wanted()).topk
     coarse = forward_kl(student, read, batch.rows)
@@ -115,28 +138,29 @@ def test_features_are_refused_by_name(place):
 
 
 def test_the_recipe_part_opens_what_was_recorded(place):
-    teacher = cached(path=str(place), k=5)
+    teacher = cached(path=str(place), **EXACT)
     assert teacher.signal(TEXT.batch([0]), Wanted()).topk.ids.shape == (tiny_cache.LENGTH, 5)
 
 
 def test_more_kept_tokens_than_ids_means_all_of_them(tmp_path):
     place = recorded(tmp_path, k=tiny.VOCAB)
-    assert len(cached(path=str(place), k=64, vocab=tiny.VOCAB).reader) == 8
+    assert len(cached(path=str(place), **EXACT | {"k": 64}, vocab=tiny.VOCAB).reader) == 8
 
 
 @pytest.mark.parametrize(
     ("options", "found", "wanted"),
     [
         ({"k": 4}, "k 5", "k 4"),
-        ({"logprobs": "float16"}, "logprobs float32", "logprobs float16"),
+        ({"values": "code8"}, "values float32", "values code8"),
+        ({"kind": "rs", "k": 64, "values": "code8"}, "kind topk+rest", "kind rs"),
         ({"vocab": 31}, "vocab 29", "vocab 31"),
         ({"tokenizer": "c" * 64}, "tokenizer " + "b" * 64, "tokenizer " + "c" * 64),
     ],
-    ids=["k", "logprobs", "vocab", "tokenizer"],
+    ids=["k", "values", "kind", "vocab", "tokenizer"],
 )
 def test_the_recipe_part_refuses_a_cache_recorded_otherwise(place, options, found, wanted):
     with pytest.raises(CacheMismatch) as caught:
-        cached(path=str(place), **{"k": 5} | options)
+        cached(path=str(place), **EXACT | options)
     assert found in str(caught.value)
     assert wanted in str(caught.value)
 
@@ -144,4 +168,67 @@ def test_the_recipe_part_refuses_a_cache_recorded_otherwise(place, options, foun
 def test_the_recipe_part_refuses_another_teachers_cache(place, tmp_path):
     tiny.llama().save_pretrained(tmp_path / "model")
     with pytest.raises(CacheMismatch, match=r"recorded with teacher a{64}"):
-        cached(path=str(place), k=5, model=str(tmp_path / "model"))
+        cached(path=str(place), **EXACT, model=str(tmp_path / "model"))
+
+
+def test_an_option_that_the_kind_does_not_use_is_refused_by_its_key(place):
+    with pytest.raises(CacheMismatch, match=r"teacher\.cached\.k 5 found; kind 'sample' does not"):
+        cached(path=str(place), k=5)
+
+
+def test_samples_are_those_of_the_tokens_that_count(tmp_path):
+    kept = anything(tmp_path, "sample", draws=1)
+    signal = cached(path=str(tmp_path), threshold=0.05).signal(counting(range(8)), Wanted())
+    assert torch.equal(signal.sampled.starts.diff(), kept.heads + kept.tails[0])
+    assert signal.topk is None
+    fewer = replace(counting([2]), weights=torch.tensor([[0.0, 2.0, 0.0, 0.5, 0.0, 0.0]]))
+    assert Cached(CacheReader(tmp_path)).signal(fewer, Wanted()).sampled.entropy.shape == (2,)
+
+
+def test_each_epoch_takes_its_own_draw_and_the_first_comes_again(tmp_path):
+    kept = anything(tmp_path, "sample", draws=3)
+    teacher = Cached(CacheReader(tmp_path))
+    batch = counting([0, 1])
+
+    def tails(*epochs):
+        said = teacher.signal(replace(batch, epochs=epochs), Wanted()).sampled
+        return (said.starts.diff() - kept.heads[:10]).tolist()
+
+    assert tails() == tails(0, 0) == tails(3, 6) == kept.tails[0, :10].tolist()
+    assert tails(1, 2) == [*kept.tails[1, :5].tolist(), *kept.tails[2, 5:10].tolist()]
+
+
+def test_resampled_ids_and_mean_rows_are_served(tmp_path):
+    kept = anything(tmp_path / "rs", "rs")
+    said = Cached(CacheReader(tmp_path / "rs")).signal(counting(range(8)), Wanted()).sampled
+    assert torch.equal(said.ids, kept.ids)
+    kept = anything(tmp_path / "mean", "kl-vector", values="float32")
+    said = Cached(CacheReader(tmp_path / "mean")).signal(counting(range(8)), Wanted()).mean
+    assert torch.equal(said.rows, kept.rows)
+
+
+def test_hidden_states_are_served_with_the_head_beside_them(tmp_path):
+    model = tiny.llama()
+    head = layout.head(model)
+    about = {"width": 16, "head": head_digest(head)}
+    kept = anything(tmp_path, "hidden8", **about)
+    assert write_head(tmp_path, head) == about["head"]
+    teacher = cached(path=str(tmp_path), kind="hidden8")
+    signal = teacher.signal(counting(range(8)), Wanted())
+    found = signal.distribution(slice(None))
+    torch.testing.assert_close(found, head(kept), atol=0.2, rtol=0)
+    assert torch.equal(signal.head.weight, head.weight)
+
+
+def test_hidden_states_without_their_head_are_refused(tmp_path):
+    anything(tmp_path, "hidden8")
+    with pytest.raises(Damaged, match="head"):
+        cached(path=str(tmp_path), kind="hidden8")
+
+
+def test_tokens_that_count_now_and_did_not_then_are_refused(tmp_path):
+    anything(tmp_path, "rs")
+    batch = counting([0])
+    more = replace(batch, weights=torch.ones_like(batch.weights))
+    with pytest.raises(CacheMismatch, match=r"counts 6 tokens.*\(5 were\)"):
+        Cached(CacheReader(tmp_path)).signal(more, Wanted())

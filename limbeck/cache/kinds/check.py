@@ -39,8 +39,16 @@ def ids(name: str, values: Plane, vocab: int) -> None:
 
 def once(name: str, values: Plane, tokens: Plane, vocab: int) -> None:
     """Refuses an id twice in one token; values, tokens: (kept,)."""
-    both = np.sort(tokens.astype(np.int64) * vocab + values)
-    if bool((both[1:] == both[:-1]).any()):
+    _different(name, np.sort(tokens.astype(np.int64) * vocab + values))
+
+
+def once_a_row(name: str, values: Plane) -> None:
+    """Refuses an id twice in a row of (tokens, k)."""
+    _different(name, np.sort(values.astype(np.int32), -1))
+
+
+def _different(name: str, values: Plane) -> None:
+    if bool((values[..., 1:] == values[..., :-1]).any()):
         raise CacheMismatch(f"{name}: an id stands twice in one token.")
 
 

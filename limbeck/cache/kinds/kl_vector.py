@@ -32,7 +32,7 @@ def encode(record: HeadMean, about: CacheAbout, tokens: NDArray[np.int64]) -> di
         codes, scales = codec.group_codes(rows)
         planes |= {"codes": codes, "scales": scales}
     else:
-        planes["rows"] = rows.astype(np.dtype(about.values).newbyteorder("<"))
+        planes["rows"] = codec.floats(rows, about.values)
     check.finite("rows (in fewer bytes)", planes.get("scales", planes.get("rows", rows)))
     return planes
 

@@ -29,14 +29,14 @@ def encode(record: TopK, about: CacheAbout, tokens: NDArray[np.int64]) -> dict[s
     check.shaped("logprobs", logs, (count, about.k))
     check.shaped("rest", rest, (count,))
     check.ids("ids", ids, about.vocab)
-    check.once("ids", ids.reshape(-1), np.repeat(np.arange(count), about.k), about.vocab)
+    check.once_a_row("ids", ids)
     check.logs("logprobs", logs)
     check.logs("rest", rest)
     planes = codec.id_planes("ids", ids, about.high_bits)
     if about.values == CODE8:
         return planes | {"logprobs": codec.log_codes(logs), "rest": codec.log_codes(rest)}
-    dtype = np.dtype(about.values).newbyteorder("<")
-    return planes | {"logprobs": logs.astype(dtype), "rest": rest.astype(dtype)}
+    exact = {"logprobs": logs, "rest": rest}
+    return planes | {name: codec.floats(part, about.values) for name, part in exact.items()}
 
 
 def _ids(piece: Piece, k: int) -> Plane:
