@@ -4,7 +4,6 @@ import importlib.util
 import re
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,8 @@ import tiny_cache
 import yaml
 
 from limbeck import assembly, loading, names
-from limbeck.cache.write import create_or_check, write_shard
+from limbeck.cache.read import CacheReader
 from limbeck.cli import app
-from limbeck.recording import likeliest
-from limbeck.types import Wanted
 
 HERE = Path(__file__).parents[1]
 PAGES = sorted([*HERE.glob("docs/**/*.md"), *HERE.glob("*.md"), *HERE.glob("benchmarks/*.md")])
@@ -122,41 +119,48 @@ def test_the_example_of_adding_a_part_runs_and_its_test_passes(kind, monkeypatch
         assert set(yaml.safe_load(given[1])) <= set(names.options(part))
 
 
-@pytest.mark.parametrize("vocab", [tiny.VOCAB, 70_000])
-def test_a_reader_written_from_the_page_reads_what_was_recorded(tmp_path, vocab):
+READABLE = [
+    {"kind": "sample", "draws": 1},
+    {"kind": "sample", "draws": 2},
+    {"values": "code8"},
+    {"values": "float16"},
+    {"values": "float64"},
+]
+
+
+def page_reader():
     (source,) = blocks(HERE / "docs/cache-format.md", "python reader")
-    assert len(source.strip().splitlines()) <= 45
-    reader = run(source, "reader")
-    about = tiny_cache.about(vocab=vocab, teacher_name="Elena's téacher")
-    text = tiny_cache.Text(rows=3)
-    batch = text.batch(range(3))
-    kept = likeliest(tiny_cache.Whole().signal(batch, Wanted()).logits, about.k)
-    kept = replace(kept, ids=kept.ids + (vocab - tiny.VOCAB))
-    create_or_check(tmp_path, about)
-    write_shard(tmp_path, batch.addresses, kept, about, tokens=batch.addresses)
-    found, rows = reader.read(tmp_path)
-    assert found["k"] == about.k
-    assert reader.identity(found) == about.identity
-    address = reader.address(batch.input_ids[1].numpy(), batch.position_ids[1].numpy())
-    assert set(rows) == set(batch.addresses)
-    shape = (tiny_cache.LENGTH, about.k)
-    np.testing.assert_array_equal(rows[address]["ids"], kept.ids.reshape(3, *shape)[1].numpy())
-    expected = kept.logprobs.float().reshape(3, *shape)[1].numpy()
-    np.testing.assert_array_equal(rows[address]["logprobs"], expected)
-    whole = np.exp(rows[address]["logprobs"]).sum(-1) + np.exp(rows[address]["rest"])
-    np.testing.assert_allclose(whole, 1, atol=1e-6)
+    return run(source, "reader")
+
+
+@pytest.mark.parametrize("vocab", [tiny.VOCAB, 128_256, 262_144])
+@pytest.mark.parametrize("settings", READABLE, ids=str)
+def test_a_reader_written_from_the_page_reads_what_was_recorded(tmp_path, settings, vocab):
+    about = tiny_cache.about(vocab=vocab, teacher_name="Elena's téacher", **settings)
+    addresses, _, which = tiny_cache.written(tmp_path, about, rows=3)
+    found, rows = page_reader().read(tmp_path)
+    assert found["kind"] == about.kind
+    assert set(rows) == set(addresses)
+    for address, recorded in zip(addresses, which, strict=True):
+        assert sorted(rows[address]) == recorded.nonzero().flatten().tolist()
+        said = CacheReader(tmp_path).read([address], recorded[None], [0])
+        for token, place in enumerate(sorted(rows[address])):
+            one = said[token : token + 1]
+            ids, weights = (
+                one.ids.flatten(),
+                one.weights if about.kind == "sample" else one.logprobs.exp(),
+            )
+            np.testing.assert_array_equal(rows[address][place][0], ids.numpy())
+            np.testing.assert_allclose(
+                rows[address][place][1], weights.flatten().numpy(), rtol=1e-3
+            )
 
 
 def test_a_reader_written_from_the_page_refuses_a_changed_byte(tmp_path):
-    (source,) = blocks(HERE / "docs/cache-format.md", "python reader")
-    reader, about = run(source, "reader"), tiny_cache.about()
-    batch = tiny_cache.Text(rows=2).batch(range(2))
-    kept = likeliest(tiny_cache.Whole().signal(batch, Wanted()).logits, about.k)
-    create_or_check(tmp_path, about)
-    shard = write_shard(tmp_path, batch.addresses, kept, about, tokens=batch.addresses)
-    place = shard / "rows.safetensors"
+    tiny_cache.written(tmp_path, tiny_cache.about())
+    (place,) = tmp_path.glob("shards/*/planes.safetensors")
     raw = bytearray(place.read_bytes())
     raw[-1] ^= 1
     place.write_bytes(raw)
-    with pytest.raises(AssertionError, match=r"rows\.safetensors"):
-        reader.read(tmp_path)
+    with pytest.raises(AssertionError, match=r"planes\.safetensors"):
+        page_reader().read(tmp_path)
