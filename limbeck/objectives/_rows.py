@@ -13,6 +13,8 @@ from torch import Tensor
 from limbeck.objectives._compiled import BLOCK, rowwise
 from limbeck.objectives._kept import at_least_float32
 
+_LOWEST = -1e30
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -70,7 +72,7 @@ def compare(
     """Overwrites raw (rows, vocab) by the slope of a job that `comparison` made.
 
     other: the teacher's raw logits (rows, vocab). weights: (rows,). constants: factors (terms + 1,), inverse (n,).
-    Returns the values (rows, terms) and the log-sums at temperature 1 (rows,).
+    Returns the values (rows, terms) and, where labels are among the terms, the log-sums at temperature 1 (rows,).
     """
     found = _in_blocks(job, raw, [raw, other, weights.unsqueeze(-1)], list(constants), into=raw)
     values, whole = found
@@ -87,8 +89,9 @@ def comparison(
         raw: Tensor, other: Tensor, weights: Tensor, factors: Tensor, inverse: Tensor
     ) -> tuple[Tensor, ...]:
         logits, teacher = mine(raw), theirs(other)
-        log_q = [(logits * inverse[n]).log_softmax(-1) for n in range(groups)]
-        log_p = [(teacher * inverse[n]).log_softmax(-1) for n in range(groups)]
+        mine_at = [normalised(logits, inverse[n]) for n in range(groups)]
+        log_q = [found for found, _ in mine_at]
+        log_p = [normalised(teacher, inverse[n])[0] for n in range(groups)]
         slope = torch.zeros_like(logits)
         values = []
         for number, pair in enumerate(pairs):
@@ -97,15 +100,27 @@ def comparison(
             by = by - log_q[pair.group].exp() * by.sum(-1, keepdim=True)
             slope = slope + factors[number] * by
             values.append(value)
-        whole = logits.logsumexp(-1, keepdim=True)
+        whole = torch.zeros_like(weights)
         if labelled is not None:
             slope = slope + factors[-1] * log_q[labelled].exp()
+            whole = mine_at[labelled][1]
         slope = slope * mine.slope(logits) * weights
         # where, not only a product: at a row that does not count an infinite slope must not become NaN.
         slope = torch.where(weights != 0, slope, 0.0)
         return slope.to(raw.dtype), torch.stack(values, -1), whole
 
     return rowwise(both)
+
+
+def normalised(logits: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (rows, vocab) at 1 / inverse, and the log of what they were divided by (rows, 1).
+
+    Spelled out, because the compiler takes twice as many passes for log_softmax and logsumexp with their guards.
+    """
+    most = logits.amax(-1, keepdim=True)
+    below = (logits - most) * inverse
+    total = below.exp().sum(-1, keepdim=True).log()
+    return below - total, most * inverse + total
 
 
 def _derived(term: Callable[[Tensor], Tensor], log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +139,10 @@ def _derived(term: Callable[[Tensor], Tensor], log_q: Tensor) -> tuple[Tensor, T
 def _log_sums(finish: Finish, groups: int) -> Callable[..., Any]:
     def job(raw: Tensor, inverse: Tensor) -> tuple[Tensor, ...]:
         logits = finish(raw)
-        return (torch.stack([(logits * inverse[n]).logsumexp(-1) for n in range(groups)], -1),)
+        # At least a finite number: a row whose every id is masked has none.
+        most = logits.amax(-1, keepdim=True).clamp(min=_LOWEST)
+        sums = [((logits - most) * inverse[n]).exp().sum(-1, keepdim=True) for n in range(groups)]
+        return (torch.cat([most * inverse[n] + sums[n].log() for n in range(groups)], -1),)
 
     return rowwise(job)
 

@@ -1,0 +1,191 @@
+"""B1 to B3: head, divergence and their gradients, against the bare products and against others' kernels.
+
+Time at 1,024 tokens (512 at 128k ids), memory at 4,096. A row is void where a gradient is farther from float64 than
+2e-2 (bfloat16) or 1e-5 (float32) of its norm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import peers
+import side_by_side as sbs
+import torch
+from peers import Case
+from torch import Tensor
+
+from limbeck.objectives._buffers import Room
+from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.forward_kl import forward_kl
+from limbeck.objectives.jensen_shannon import jensen_shannon
+from limbeck.objectives.reverse_kl import reverse_kl
+from limbeck.types import Sampled, Signal, TopK
+
+SIZES = ((49_152, 576, 1024), (128_256, 1024, 512))
+TINY = ((5_003, 16, 70),)
+GATE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
+
+
+def exact(case: Case) -> tuple[Tensor, Tensor]:
+    """The gradients in float64, by the plain way over whole logits, a few rows at a time."""
+    weight = case.weight.detach().double()
+    by_hidden = torch.empty_like(case.hidden, dtype=torch.float64)
+    by_weight = torch.zeros_like(weight)
+    for start in range(0, case.tokens, 64):
+        part = slice(start, start + 64)
+        mine = case.hidden.detach()[part].double()
+        p = (case.teacher_hidden[part].double() @ case.teacher_weight.double().T).softmax(-1)
+        slope = ((mine @ weight.T).softmax(-1) - p) / case.tokens
+        by_hidden[part] = slope @ weight
+        by_weight += slope.T @ mine
+    return by_hidden, by_weight
+
+
+def error(case: Case, runner: Callable[[], Any], true: tuple[Tensor, Tensor]) -> list[float]:
+    """How far its gradients of hidden states and head are from float64, each over the norm of the true one."""
+    runner()
+    pairs = zip(case.gradients(), true, strict=True)
+    return [float((found.double() - wanted).norm() / wanted.norm()) for found, wanted in pairs]
+
+
+def runners(case: Case, room: Room | None) -> dict[str, Callable[[], Any]]:
+    """Ours and every peer that is installed, at its default and at its best setting. room: ours between calls."""
+    found: dict[str, Callable[[], Any]] = {
+        "limbeck": peers.limbeck(case, room=room),
+        "products": peers.products(case, 256),
+        "plain": peers.plain(case),
+    }
+    if peers.installed("liger_kernel"):
+        found["liger 256"] = peers.liger(case, 256, compiled=False)
+        found["liger 256 compiled"] = peers.liger(case, 256, compiled=True)
+        found["liger 1024 compiled (default)"] = peers.liger(case, 1024, compiled=True)
+    if peers.installed("trl"):
+        found["trl kernel"] = peers.trl_kernel(case)
+        found["trl gkd"] = peers.trl_gkd(case)
+    return found
+
+
+def dense(case: Case, rounds: int) -> list[dict[str, Any]]:
+    """B1: forward KL with a dense teacher."""
+    race, true = runners(case, Room()), exact(case)
+    errors = {
+        label: error(case, runner, true) for label, runner in race.items() if label != "products"
+    }
+    times = sbs.race(race, rounds=rounds)
+    rows = []
+    for label in race:
+        off = errors.get(label)
+        void = off is not None and max(off) > GATE[case.dtype]
+        row = {"case": case.name, "tokens": case.tokens, "what": label}
+        row |= {
+            "seconds": sbs.seconds(times, label),
+            "over limbeck": sbs.ratio(times, label, "limbeck"),
+        }
+        row |= {"limbeck over": sbs.ratio(times, "limbeck", label)}
+        if off is not None:
+            row |= {"error hidden": off[0], "error weight": off[1]}
+        rows.append(row | ({"void": "yes"} if void else {}))
+    return rows
+
+
+def memory(case: Case) -> list[dict[str, Any]]:
+    """Peak beyond the weight's gradient."""
+    weight = case.weight.numel() * case.weight.element_size() / 1e6
+    rows = []
+    for label, runner in runners(case, None).items():
+        if label == "products":
+            continue
+        runner()
+        case.clear()
+        rows.append(
+            {
+                "case": case.name,
+                "tokens": case.tokens,
+                "what": label,
+                "MB": sbs.peak(runner) - weight,
+            }
+        )
+        case.clear()
+    ours = next(row["MB"] for row in rows if row["what"] == "limbeck")
+    return [row | {"over limbeck": row["MB"] / ours} for row in rows]
+
+
+def kept(case: Case, kind: str) -> Signal:
+    """A teacher of about 16 ids a token: sampled, or likeliest with the rest."""
+    with torch.no_grad():
+        logits = case.teacher_hidden.float() @ case.teacher_weight.float().T
+        logprobs, ids = logits.log_softmax(-1).topk(16)
+    if kind == "topk":
+        return Signal(
+            topk=TopK(ids, logprobs, torch.log1p(-logprobs.exp().sum(-1).clamp(max=0.999)))
+        )
+    counts = torch.full((case.tokens,), 16)
+    return Signal(sampled=Sampled.of(ids.flatten(), logprobs.exp().flatten(), counts))
+
+
+def sparse(case: Case, rounds: int) -> list[dict[str, Any]]:
+    """B2: teachers of kept ids, and other divergences, against ours with a dense teacher and forward KL."""
+    limbeck = partial(peers.limbeck, room=Room())
+    race = {
+        "dense, forward KL": limbeck(case),
+        "dense, forward KL + labels": limbeck(case, terms=(forward_kl, cross_entropy)),
+        "dense, reverse KL": limbeck(case, terms=(reverse_kl,)),
+        "dense, Jensen-Shannon": limbeck(case, terms=(jensen_shannon,)),
+        "16 sampled ids": limbeck(case, teacher=kept(case, "sampled")),
+        "16 sampled ids + labels": peers.limbeck(
+            case, teacher=kept(case, "sampled"), terms=(forward_kl, cross_entropy)
+        ),
+        "top 16 with rest": limbeck(case, teacher=kept(case, "topk")),
+        "labels alone": limbeck(case, terms=(cross_entropy,)),
+        "labels alone, plain": partial(_labels, case),
+    }
+    times = sbs.race(race, rounds=rounds)
+    return [
+        {
+            "case": case.name,
+            "what": label,
+            "seconds": sbs.seconds(times, label),
+            "over dense": sbs.ratio(times, label, "dense, forward KL"),
+        }
+        for label in race
+    ]
+
+
+def _labels(case: Case) -> None:
+    """Plain cross-entropy on whole logits, as transformers has it."""
+    case.clear()
+    logits = (case.hidden @ case.weight.T).float()
+    torch.nn.functional.cross_entropy(logits, case.labels).backward()
+
+
+def main() -> None:
+    """Runs all three and writes results/head.json, head_memory.json and head_kinds.json."""
+    reads = argparse.ArgumentParser(description=__doc__)
+    reads.add_argument(
+        "--quick", action="store_true", help="tiny sizes, one round, nothing written"
+    )
+    reads.add_argument("--rounds", type=int, default=3)
+    asked = reads.parse_args()
+    sizes, rounds = (TINY, 1) if asked.quick else (SIZES, asked.rounds)
+    timed, peaks, kinds = [], [], []
+    for vocab, width, tokens in sizes:
+        for dtype in (torch.bfloat16, torch.float32):
+            timed += dense(Case(tokens, vocab, width, dtype), rounds)
+            if dtype == torch.bfloat16:
+                kinds += sparse(Case(tokens, vocab, width, dtype), rounds)
+    vocab, width, _ = sizes[0]
+    for dtype in (torch.bfloat16, torch.float32):
+        peaks += memory(Case(100 if asked.quick else 4096, vocab, width, dtype))
+    sbs.save("head", timed, note="forward KL, dense teacher, with all gradients", quick=asked.quick)
+    sbs.save("head_memory", peaks, note="MB beyond the weight's gradient", quick=asked.quick)
+    sbs.save("head_kinds", kinds, note="targets and divergences", quick=asked.quick)
+
+
+if __name__ == "__main__":
+    main()
