@@ -119,7 +119,7 @@ def job(
 
 def gradients(work: loop.Loop) -> dict[str, torch.Tensor]:
     """The gradients of the first step, whole, by name."""
-    loop.gradients(work, 0)
+    loop.gradients([work], 0)
     found = {}
     for name, parameter in work.step_module.named_parameters():
         grad = parameter.grad

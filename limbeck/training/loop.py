@@ -16,9 +16,10 @@ from limbeck.errors import Interrupted, LimbeckError, NonFinite
 from limbeck.progress import progress
 from limbeck.recipe import Stage
 from limbeck.training import optim, parallel
+from limbeck.training.ahead import Ahead
 from limbeck.training.meter import Log, forget_peak, peak_gigabytes
 from limbeck.training.step import terms_at
-from limbeck.types import Batch, Objective, Source, Teacher, Wanted
+from limbeck.types import Objective, Source, Teacher
 
 Save = Callable[[int, int], None]
 """Makes the work of (step, tokens) safe."""
@@ -45,6 +46,10 @@ class Loop:
     tokens: int = 0
     title: str = ""
     saved_at: int = field(default=-1)
+    ahead: Ahead = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ahead = Ahead(self.source, self.teacher, self.world.device)
 
     @property
     def steps(self) -> int:
@@ -62,40 +67,48 @@ def check_split(stage: Stage, world: parallel.World) -> None:
         )
 
 
-def _seeded(seed: int, stage: str, step: int, rank: int) -> None:
-    """Dropout draws from a generator that is a pure function of where the run is."""
-    data = hashlib.sha256(f"{seed}/{stage}/{step}/{rank}".encode()).digest()
+def _seeded(loop: Loop, step: int, micro_batch: int) -> None:
+    """Dropout draws from a generator that is a pure function of where the run is, whoever learns beside."""
+    place = f"{loop.seed}/{loop.stage.name}/{step}/{loop.world.rank}/{micro_batch}"
+    data = hashlib.sha256(place.encode()).digest()
     torch.manual_seed(int.from_bytes(data[:8], "little") >> 1)
 
 
-def micro_batches(loop: Loop, step: int) -> list[Batch]:
-    """The batches of this rank for a step, in the order of their global positions."""
+def micro_positions(loop: Loop, step: int) -> list[range]:
+    """The global positions of this rank's micro-batches of a step, in order."""
     mine = positions_for(step, loop.stage.rows_per_step, loop.world.rank, loop.world.size)
     size = loop.stage.micro_rows
-    return [loop.source.batch(mine[start : start + size]) for start in range(0, len(mine), size)]
+    return [mine[start : start + size] for start in range(0, len(mine), size)]
 
 
-def gradients(loop: Loop, step: int) -> tuple[Tensor, Tensor]:
-    """Fills the gradients of a step. Returns (sums per term, weight of the step), over all ranks."""
-    batches = micro_batches(loop, step)
+def gradients(loops: Sequence[Loop], step: int) -> tuple[list[Tensor], Tensor]:
+    """Fills the gradients of a step of students that learn side by side: the teacher speaks once for all.
+
+    Returns (sums per term of each, weight of the step), over all ranks.
+    """
+    loop, places = loops[0], micro_positions(loops[0], step)
+    following = micro_positions(loop, step + 1)[0] if step + 1 < loop.steps else None
     device = loop.world.device
     precise = torch.float64 if device.type == "cpu" else torch.float32
     weight = sum(
-        (batch.weights.sum(dtype=precise) for batch in batches), torch.zeros((), dtype=precise)
+        (loop.ahead.batch(part).weights.sum(dtype=precise) for part in places),
+        torch.zeros((), dtype=precise),
     )
     weight = parallel.total(weight.to(device))
     terms, coefficients = terms_at(loop.functions, loop.stage.terms, step / max(1, loop.steps - 1))
-    sums = torch.zeros(len(terms), dtype=precise, device=device)
+    sums = [torch.zeros(len(terms), dtype=precise, device=device) for _ in loops]
     # FSDP averages gradients over ranks; the loss is a sum over them, hence the world's size.
     scale = loop.world.size / weight.clamp(min=torch.finfo(precise).tiny)
-    for number, batch in enumerate(batches, start=1):
-        parallel.hold(loop.step_module, loop.world, last=number == len(batches))
-        here = batch.to(device)
-        signal = loop.teacher.signal(here, Wanted()) if loop.teacher else None
-        value, parts = loop.step_module(here, signal, terms, coefficients)
-        (value * scale.to(value.dtype)).backward()
-        sums += parts.to(precise)
-    return parallel.total(sums), weight
+    for number, part in enumerate(places, start=1):
+        last = number == len(places)
+        batch, signal = loop.ahead.take(part, following if last else places[number])
+        for one, total in zip(loops, sums, strict=True):
+            parallel.hold(one.step_module, one.world, last=last)
+            _seeded(one, step, number)
+            value, parts = one.step_module(batch, signal, terms, coefficients)
+            (value * scale.to(value.dtype)).backward()
+            total += parts.to(precise)
+    return [parallel.total(total) for total in sums], weight
 
 
 def check_finite(loop: Loop, step: int, means: Sequence[float], norm: float) -> None:
@@ -115,13 +128,19 @@ def check_finite(loop: Loop, step: int, means: Sequence[float], norm: float) -> 
         )
 
 
-def one_step(loop: Loop) -> dict[str, Any]:
-    """Gradients, checks and one update. Returns what is logged."""
-    optimizer = loop.stage.optimizer
-    _seeded(loop.seed, loop.stage.name, loop.step, loop.world.rank)
-    loop.adam.zero_grad(set_to_none=True)
-    sums, weight = gradients(loop, loop.step)
+def one_step(loops: Sequence[Loop]) -> list[dict[str, Any]]:
+    """Gradients, checks and one update of students that stand at the same step. Returns what each logs."""
+    loop = loops[0]
+    for one in loops:
+        one.adam.zero_grad(set_to_none=True)
+    sums, weight = gradients(loops, loop.step)
     counted = float(weight)
+    return [_updated(one, found, counted) for one, found in zip(loops, sums, strict=True)]
+
+
+def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
+    """One update from gradients that are there, unless something is not finite. counted: the step's weight."""
+    optimizer = loop.stage.optimizer
     means = [float(value) / counted if counted else 0.0 for value in sums]
     rate = optimizer.learning_rate * optim.ratio(loop.step, loop.steps, optimizer)
     norm = _clipped(loop, optimizer.max_grad_norm)
@@ -151,26 +170,40 @@ def _clipped(loop: Loop, limit: float | None) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def run(loop: Loop) -> None:
-    """Steps until the budget is used, saving on the way and at the end. Raises Interrupted when asked to stop."""
-    loop.step_module.train()
-    forget_peak(loop.world.device)
-    shown = f"{loop.title or loop.stage.name} (steps)"
-    with progress(shown, loop.steps, done=loop.step) as bar:
-        while loop.step < loop.steps:
-            if parallel.anywhere(loop.stop(), loop.world.device):
-                _save(loop)
+def run(loops: Sequence[Loop]) -> None:
+    """Steps until the budget is used, saving on the way and at the end. Raises Interrupted when asked to stop.
+
+    loops: one, or those of several students with one teacher and one source. Whoever was saved at an earlier step
+    catches up first.
+    """
+    first = loops[0]
+    for one in loops:
+        one.step_module.train()
+        one.ahead = first.ahead
+    forget_peak(first.world.device)
+    shown = f"{' and '.join(one.title or one.stage.name for one in loops)} (steps)"
+    with progress(shown, first.steps, done=min(one.step for one in loops)) as bar:
+        while (step := min(one.step for one in loops)) < first.steps:
+            if parallel.anywhere(first.stop(), first.world.device):
+                for one in loops:
+                    _save(one)
                 raise Interrupted(
-                    f"Stopped at step {loop.step} of {loop.steps} of stage {loop.stage.name}, and saved. "
+                    f"Stopped at step {step} of {first.steps} of stage {first.stage.name}, and saved. "
                     "The same command goes on from there."
                 )
-            entry = one_step(loop)
-            loop.log.count(loop.stage.rows_per_step * loop.source.length)
-            if loop.world.first and (loop.step % loop.log_every == 0 or loop.step == loop.steps):
-                loop.log.write({**entry, "peak_gigabytes": peak_gigabytes(loop.world.device)})
+            abreast = [one for one in loops if one.step == step]
+            for one, entry in zip(abreast, one_step(abreast), strict=True):
+                _told(one, entry)
             bar.advance(1)
-            if loop.step % loop.checkpoint_every == 0 or loop.step == loop.steps:
-                _save(loop)
+
+
+def _told(loop: Loop, entry: dict[str, Any]) -> None:
+    """Logs a step, and saves where it is time to."""
+    loop.log.count(loop.stage.rows_per_step * loop.source.length)
+    if loop.world.first and (loop.step % loop.log_every == 0 or loop.step == loop.steps):
+        loop.log.write({**entry, "peak_gigabytes": peak_gigabytes(loop.world.device)})
+    if loop.step % loop.checkpoint_every == 0 or loop.step == loop.steps:
+        _save(loop)
 
 
 def _save(loop: Loop) -> None:

@@ -33,7 +33,7 @@ def moments(work):
 
 def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path):
     first = tiny_run.job(tmp_path)
-    loop.run(first)
+    loop.run([first])
     second = tiny_run.job(tmp_path)
     assert second.step == 6
     for left, right in ((weights(first), weights(second)), (moments(first), moments(second))):
@@ -58,7 +58,7 @@ def test_one_rank_goes_on_from_what_two_ranks_saved(tmp_path):
     assert len(list(folder.glob("rank-*.safetensors"))) == 2
     both = tiny_run.job(tmp_path / "two")
     alone = tiny_run.job(tmp_path / "one", stage_=tiny_run.stage(micro_rows=1))
-    loop.run(alone)
+    loop.run([alone])
     assert both.step == 6
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(weights(both)[name], tensor, atol=1e-9, rtol=0)
@@ -66,7 +66,7 @@ def test_one_rank_goes_on_from_what_two_ranks_saved(tmp_path):
 
 def test_two_ranks_go_on_from_what_one_rank_saved(tmp_path):
     alone = tiny_run.job(tmp_path / "one", stage_=tiny_run.stage(micro_rows=1))
-    loop.run(alone)
+    loop.run([alone])
     for step in ("000006", "000004"):
         shutil.rmtree(tmp_path / "one/checkpoints" / step)
     two_ranks("train", tmp_path / "one")
@@ -77,7 +77,7 @@ def test_two_ranks_go_on_from_what_one_rank_saved(tmp_path):
 
 
 def test_the_newest_one_that_verifies_is_taken_and_the_reason_told(tmp_path):
-    loop.run(tiny_run.job(tmp_path))
+    loop.run([tiny_run.job(tmp_path)])
     broken = tmp_path / "checkpoints/000006/rank-0000.safetensors"
     data = bytearray(broken.read_bytes())
     data[-1] ^= 1

@@ -65,7 +65,7 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path):
 
 def test_the_logged_terms_are_sums_over_counts(tmp_path):
     work = tiny_run.job(tmp_path)
-    entry = loop.one_step(work)
+    (entry,) = loop.one_step([work])
     student, teacher = (
         tiny.llama(dtype=torch.float64, seed=1),
         tiny.llama(dtype=torch.float64, seed=2),
@@ -87,15 +87,15 @@ def test_the_logged_terms_are_sums_over_counts(tmp_path):
 @pytest.mark.parametrize("kept", [2, 4])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kept):
     straight = tiny_run.job(tmp_path / "straight")
-    loop.run(straight)
+    loop.run([straight])
     first = tiny_run.job(tmp_path / "resumed")
     calls = iter(range(100))
     first.stop = lambda: next(calls) == kept
     with pytest.raises(Interrupted, match=f"step {kept} of 6"):
-        loop.run(first)
+        loop.run([first])
     second = tiny_run.job(tmp_path / "resumed")
     assert second.step == kept
-    loop.run(second)
+    loop.run([second])
     for name in ("rank-0000.safetensors", "state.json"):
         left = (tmp_path / "straight/checkpoints/000006" / name).read_bytes()
         right = (tmp_path / "resumed/checkpoints/000006" / name).read_bytes()
@@ -106,7 +106,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kept):
 
 def test_weights_move_and_the_loss_falls(tmp_path):
     work = tiny_run.job(tmp_path, stage_=tiny_run.stage(budget="30 steps"))
-    loop.run(work)
+    loop.run([work])
     losses = [line["loss"] for line in meter.read(tmp_path / "log.jsonl")]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -114,7 +114,7 @@ def test_weights_move_and_the_loss_falls(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_value_that_is_not_finite_stops_before_weights_change(tmp_path, value):
     work = tiny_run.job(tmp_path)
-    loop.one_step(work)
+    loop.one_step([work])
     work.save(1, 96)
     work.saved_at = 1
     parameters = dict(work.step_module.named_parameters())
@@ -130,7 +130,7 @@ def test_a_value_that_is_not_finite_stops_before_weights_change(tmp_path, value)
     with pytest.raises(
         NonFinite, match=r"step 1: forward_kl is (nan|inf).*checkpoint 1 is the last"
     ):
-        loop.one_step(work)
+        loop.one_step([work])
     for name, tensor in parameters.items():
         assert torch.equal(tensor.full_tensor(), before[name]), name
 
@@ -143,9 +143,9 @@ def test_a_step_in_which_nothing_counts_changes_no_weight(tmp_path):
             return found
 
     work = tiny_run.job(tmp_path)
-    work.source = Silent()
+    work.ahead.source = Silent()
     before = {n: p.full_tensor().clone() for n, p in work.step_module.named_parameters()}
-    entry = loop.one_step(work)
+    (entry,) = loop.one_step([work])
     assert entry["loss"] == 0.0
     assert all(
         torch.equal(p.full_tensor(), before[n]) for n, p in work.step_module.named_parameters()
@@ -157,7 +157,7 @@ def test_a_frozen_parameter_is_bit_identical_after_steps_with_decay(tmp_path):
     student.model.embed_tokens.requires_grad_(False)
     before = student.model.embed_tokens.weight.detach().clone()
     work = tiny_run.job(tmp_path, student=student)
-    loop.run(work)
+    loop.run([work])
     assert torch.equal(work.step_module.student.model.embed_tokens.weight.full_tensor(), before)
 
 
@@ -172,7 +172,7 @@ def test_a_ramp_moves_a_weight_over_the_budget(tmp_path):
         objective=[{"cross_entropy": {"weight": ramp}}, {"forward_kl": {"weight": 0.0}}]
     )
     work = tiny_run.job(tmp_path, stage_=asked)
-    loop.run(work)
+    loop.run([work])
     lines = meter.read(tmp_path / "log.jsonl")
     assert lines[0]["loss"] == pytest.approx(lines[0]["terms"]["cross_entropy"], abs=1e-12)
     assert lines[-1]["loss"] == 0.0

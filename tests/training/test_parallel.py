@@ -54,7 +54,7 @@ def test_bf16_compute_is_near_float32_compute():
 
 def test_a_checkpoint_after_judging_holds_masters_and_moments(tmp_path):
     work = tiny_run.job(tmp_path, dtype=torch.float32)
-    tiny_run.loop.one_step(work)
+    tiny_run.loop.one_step([work])
     held_out_loss(work.step_module, tiny_run.Ragged(), range(3), work.world)
     work.save(1, 96)
     again = tiny_run.job(tmp_path, dtype=torch.float32)
@@ -78,7 +78,7 @@ def test_gathered_parameters_are_never_saved_in_place_of_masters(tmp_path):
 
 def test_a_checkpoint_that_lacks_what_a_stage_trains_is_refused(tmp_path):
     work = tiny_run.job(tmp_path, dtype=torch.float32)
-    tiny_run.loop.one_step(work)
+    tiny_run.loop.one_step([work])
     kept = [n for n, _ in work.step_module.named_parameters() if "embed" not in n]
     state = {"step": 1, "tokens": 0, "stage": "only", "score": None}
     checkpoint.save(tmp_path / "1", work.step_module, work.adam, state, kept=kept, world=work.world)
@@ -95,7 +95,7 @@ def test_activation_checkpointing_changes_no_gradient(tmp_path):
     work = tiny_run.job(tmp_path / "b", student=student)
     work.step_module.train()
     again = tiny_run.gradients(work)
-    assert len(calls) == 2 * len(tiny_run.loop.micro_batches(work, 0)), "nothing was recomputed"
+    assert len(calls) == 2 * len(tiny_run.loop.micro_positions(work, 0)), "nothing was recomputed"
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, atol=1e-12, rtol=0)
 

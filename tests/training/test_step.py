@@ -102,7 +102,7 @@ def test_the_last_rows_of_an_epoch_are_in_a_full_step_and_none_is_lost(tmp_path)
     work.source = tiny_run.Ragged(rows=18)
     seen = []
     for step in range(9):
-        batches = tiny_run.loop.micro_batches(work, step)
+        batches = [work.source.batch(part) for part in tiny_run.loop.micro_positions(work, step)]
         rows = [address for batch in batches for address in batch.addresses]
         assert len(rows) == 8
         seen += rows

@@ -23,5 +23,5 @@ if what == "gradients":
             folder / "gradients.safetensors",
         )
 else:
-    loop.run(work)
+    loop.run([work])
 torch.distributed.destroy_process_group()

@@ -1,0 +1,64 @@
+"""Batches with what the teacher says of them, on a device one batch before they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from limbeck.types import Batch, Signal, Source, Teacher, Wanted
+
+
+@dataclass
+class Ahead:
+    """Serves micro-batches by their global positions, each with its Signal.
+
+    With a CUDA device the teacher works at the following micro-batch, on a stream of its own, while the student
+    works at this one. What it hands over are hidden states of the tokens that count, so two fit at a time.
+    """
+
+    source: Source
+    teacher: Teacher | None
+    device: torch.device
+    early: bool | None = None
+    _read: dict[tuple[int, ...], Batch] = field(default_factory=dict, init=False)
+    _next: tuple[tuple[int, ...], Batch, Signal | None] | None = field(default=None, init=False)
+    _stream: torch.cuda.Stream | None = field(default=None, init=False)
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The micro-batch of these positions, on the CPU; kept until it is taken."""
+        key = tuple(positions)
+        if key not in self._read:
+            self._read[key] = self.source.batch(positions)
+        return self._read[key]
+
+    def take(
+        self, positions: Sequence[int], following: Sequence[int] | None
+    ) -> tuple[Batch, Signal | None]:
+        """The batch of these positions and its Signal; the teacher may begin with `following`, None at the end."""
+        waiting, self._next = self._next, None
+        if waiting is None or waiting[0] != tuple(positions):
+            waiting = self._made(positions)
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        early = self.device.type == "cuda" if self.early is None else self.early
+        if early and self.teacher is not None and following is not None:
+            self._next = self._made(following)
+        return waiting[1], waiting[2]
+
+    def _made(self, positions: Sequence[int]) -> tuple[tuple[int, ...], Batch, Signal | None]:
+        batch = self.batch(positions)
+        del self._read[tuple(positions)]
+        if self.teacher is None:
+            return tuple(positions), batch.to(self.device), None
+        if self.device.type != "cuda":
+            here = batch.to(self.device)
+            return tuple(positions), here, self.teacher.signal(here, Wanted())
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        # Memory that the student has freed may still be read by it: the other stream begins after that.
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            here = batch.to(self.device)
+            return tuple(positions), here, self.teacher.signal(here, Wanted())

@@ -1,0 +1,69 @@
+"""What the teacher says is the same, whether it is asked in time or one batch early."""
+
+import tiny
+import tiny_run
+import torch
+
+from limbeck.training.ahead import Ahead
+
+CPU = torch.device("cpu")
+PLACES = [range(0, 2), range(2, 4), range(4, 6)]
+
+
+class Counted(tiny_run.Alive):
+    """Notes which rows it was asked about."""
+
+    def __init__(self):
+        super().__init__(tiny.llama(dtype=torch.float64, seed=2))
+        self.asked = []
+
+    def signal(self, batch, wanted):
+        self.asked.append(batch.addresses)
+        return super().signal(batch, wanted)
+
+
+def served(early):
+    teacher = Counted()
+    ahead = Ahead(tiny_run.Ragged(), teacher, CPU, early=early)
+    following = [*PLACES[1:], None]
+    return teacher, [ahead.take(*pair) for pair in zip(PLACES, following, strict=True)]
+
+
+def test_early_and_late_give_the_same_batches_and_signals():
+    (early, ahead), (late, behind) = served(True), served(False)
+    assert early.asked == late.asked == [batch.addresses for batch, _ in behind]
+    for (batch, signal), (other, told) in zip(ahead, behind, strict=True):
+        assert batch.addresses == other.addresses
+        assert torch.equal(signal.hidden, told.hidden)
+
+
+def test_early_the_teacher_is_one_batch_ahead_and_never_past_the_end():
+    teacher = Counted()
+    ahead = Ahead(tiny_run.Ragged(), teacher, CPU, early=True)
+    ahead.take(PLACES[0], PLACES[1])
+    assert len(teacher.asked) == 2
+    ahead.take(PLACES[1], None)
+    assert len(teacher.asked) == 2
+
+
+def test_another_batch_than_was_foreseen_is_made_anew():
+    ahead = Ahead(tiny_run.Ragged(), Counted(), CPU, early=True)
+    ahead.take(PLACES[0], PLACES[1])
+    batch, _ = ahead.take(PLACES[2], None)
+    assert batch.addresses == ("4", "5")
+
+
+def test_a_batch_is_read_once():
+    class Once(tiny_run.Ragged):
+        def batch(self, positions):
+            assert positions not in seen
+            seen.append(positions)
+            return super().batch(positions)
+
+    seen = []
+    ahead = Ahead(Once(), None, CPU)
+    for place in PLACES:
+        weights = ahead.batch(place).weights
+        batch, signal = ahead.take(place, None)
+        assert signal is None
+        assert batch.weights is weights or torch.equal(batch.weights, weights)
