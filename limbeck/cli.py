@@ -131,6 +131,34 @@ def verify(run: RunPath) -> None:
     Console().print(verifying.verify(run), soft_wrap=True, markup=False)
 
 
+@app.command()
+def convert(
+    old: Annotated[Path, typer.Argument(help="A cache of version 1, or of another tool.")],
+    new: Annotated[Path, typer.Argument(help="The folder to write.")],
+    *,
+    origin: Annotated[
+        str | None, typer.Option("--from", help="The other tool: distillkit or axolotl.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --from: the tokenizer that its ids are of.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="With --from: the teacher's name, for people.")
+    ] = None,
+    values: Annotated[
+        str | None, typer.Option(help="code8, float16, float32 or float64; else as recorded.")
+    ] = None,
+) -> None:
+    """Writes an older cache, or one of DistillKit or axolotl, as a cache of this version."""
+    from limbeck.converting import command
+
+    _own_work()
+    said = command.convert(
+        old, new, origin=origin, tokenizer=tokenizer, teacher=teacher, values=values
+    )
+    Console().print(said, soft_wrap=True, markup=False)
+
+
 def _own_work() -> None:
     """What a run writes is for its owner alone."""
     os.umask(0o077)

@@ -22,7 +22,7 @@ FLOORS = (
     ("data", "cache", "models"),
     ("sources", "teachers", "students"),
     ("training", "evaluation", "report", "recording", "keeping", "planning", "exporting", "folder", "provenance",
-     "verifying", "fetching"),
+     "verifying", "fetching", "converting"),
     ("loading", "assembly", "arm", "judging", "showing", "run"),
     ("cli", "__main__"),
 )  # fmt: skip

@@ -37,6 +37,13 @@ def create_or_check(path: Path, about: form.CacheAbout) -> None:
     (path / form.SHARDS).mkdir(exist_ok=True)
 
 
+def shard_folder(path: Path, addresses: Sequence[str], recorded: Tensor) -> Path:
+    """Where the shard of these rows stands, or will; recorded: bool (rows, length)."""
+    which = recorded.cpu().numpy().astype(bool)
+    bits = b"" if which.all() else np.packbits(which, axis=1, bitorder="little").tobytes()
+    return path / form.SHARDS / form.shard_name(addresses, bits)
+
+
 def write_shard(
     path: Path,
     addresses: Sequence[str],
@@ -52,8 +59,7 @@ def write_shard(
     (rows, length), which tokens of each row are in the record.
     """
     which = np.asarray(recorded.cpu().numpy(), dtype=bool)
-    bits = b"" if which.all() else np.packbits(which, axis=1, bitorder="little").tobytes()
-    folder = path / form.SHARDS / form.shard_name(addresses, bits)
+    folder = shard_folder(path, addresses, recorded)
     rows = _rows(folder, addresses, tokens, which, about)
     kind = KINDS[about.kind]
     if not isinstance(record, kind.HOLDS):

@@ -1,0 +1,177 @@
+"""DistillKit's captured log-probabilities: Parquet files of ids as packed bits and of values as coded bytes.
+
+A row of `bytepacked_indices` is k ids of ceil(log2(d)) bits, the highest bit first. A row of `compressed_logprobs` is
+`exact_k` values in `exact_dtype`, then the coefficients of a curve through the others in `term_dtype`, then, for each of
+`residual_bins`, a scale and numbers of `element_bits` bits: what is to be added to the curve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from limbeck.converting.samples import Sample, columns_of, flat, square, tables
+from limbeck.errors import DataError
+
+CONFIG = "compression_config.yaml"
+_CODED = ("input_ids", "compressed_logprobs", "bytepacked_indices")
+_RAW = ("input_ids", "token_ids", "top_values")
+_DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def samples(path: Path) -> Iterator[Sample]:
+    """The samples of a capture, one after the other."""
+    found = columns_of(path)
+    if "packed_indices" in found:
+        raise DataError(
+            f"{path}: DistillKit's older layout (packed_indices, exact_values, coeffs) found. It keeps logits "
+            "without what normalises them, so that their probabilities are unknown. Capture again."
+        )
+    raw = set(_RAW) <= set(found)
+    config = {} if raw else _config(path)
+    columns = [*(_RAW if raw else _CODED), *(["labels"] if "labels" in found else [])]
+    for table in tables(path, columns):
+        for row in range(table.num_rows):
+            ids = flat(table, "input_ids", row).astype(np.int64)
+            if raw:
+                kept, logs = square(table, "token_ids", row), square(table, "top_values", row)
+            else:
+                kept = unpacked(
+                    square(table, "bytepacked_indices", row), _bits(config), config["k"]
+                )
+                logs = decoded(square(table, "compressed_logprobs", row), config)
+            labels = flat(table, "labels", row) if "labels" in columns else ids
+            yield _sample(path, ids, kept.astype(np.int64), logs.astype(np.float64), labels)
+
+
+def _sample(
+    path: Path,
+    ids: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    logs: NDArray[np.float64],
+    labels: NDArray[Any],
+) -> Sample:
+    """The place of a token is that of what was said of the one after it; of the last one nothing may be said."""
+    if len(kept) not in (len(ids), len(ids) - 1) or len(logs) != len(kept):
+        raise DataError(
+            f"{path}: a sample of {len(ids)} tokens has ids at {len(kept)} places and values at {len(logs)}; "
+            "wanted one for each token, or all but the last."
+        )
+    short = len(ids) - len(kept)
+    known = np.arange(len(ids)) < len(kept)
+    weights = np.append(labels[1:] >= 0, False)
+    pad = ((0, short), (0, 0))
+    return Sample(ids, np.pad(kept, pad), np.pad(logs, pad), known, weights.astype(np.float32))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    place = (path if path.is_dir() else path.parent) / CONFIG
+    if not place.is_file():
+        raise DataError(
+            f"{place} is missing: it says how the capture was coded. It is what DistillKit calls "
+            "logprob_compressor; write it there."
+        )
+    found = yaml.safe_load(place.read_text())
+    found = found.get("logprob_compressor", found) if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not {"d", "k", "exact_k"} <= set(found):
+        raise DataError(f"{place}: wanted d, k, exact_k and what else says how it was coded.")
+    plain: dict[str, Any] = {
+        "exact_dtype": "float32",
+        "term_dtype": "float32",
+        "polynomial_terms": None,
+        "residual_bins": [],
+        "delta_encoding": True,
+        "normalize_t": False,
+    }
+    return plain | found
+
+
+def _bits(config: dict[str, Any]) -> int:
+    return math.ceil(math.log2(config["d"]))
+
+
+def unpacked(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.int64]:
+    """Whole numbers of so many bits, the highest first: (tokens, bytes) -> (tokens, count)."""
+    ones = np.unpackbits(packed.astype(np.uint8), axis=1, count=bits * count)
+    values = ones.reshape(len(packed), count, bits) @ (1 << np.arange(bits, dtype=np.int64)[::-1])
+    return np.asarray(values, dtype=np.int64)
+
+
+def decoded(coded: NDArray[np.uint8], config: dict[str, Any]) -> NDArray[np.float64]:
+    """The k values of each token: bytes (tokens, bytes) -> float64 (tokens, k)."""
+    parts = _Bytes(torch.from_numpy(coded.astype(np.uint8)))
+    exact, rest = (
+        parts.floats(config["exact_k"], config["exact_dtype"]),
+        config["k"] - config["exact_k"],
+    )
+    curve = np.zeros((len(coded), rest))
+    terms = config["polynomial_terms"] or []
+    if terms:
+        coefficients = parts.floats(len(terms), config["term_dtype"])
+        curve = coefficients @ _terms(terms, rest, normalised=config["normalize_t"])
+    begin = 0
+    for part in config["residual_bins"]:
+        scale, bits = parts.floats(1, part["scale_dtype"]), part["element_bits"]
+        numbers = parts.whole(part["num_elements"], bits).astype(np.float64)
+        # One bit is a sign; of more the highest is.
+        numbers = 2 * numbers - 1 if bits == 1 else numbers - 2.0 ** (bits - 1)
+        curve[:, begin : begin + part["num_elements"]] += numbers * scale
+        begin += part["num_elements"]
+    parts.end()
+    values = np.concatenate([exact, curve], axis=1)
+    return np.cumsum(values, axis=1) if config["delta_encoding"] else values
+
+
+def _terms(terms: list[Any], count: int, *, normalised: bool) -> NDArray[np.float64]:
+    """The terms of the curve at each of its points: (terms, points)."""
+    points = np.linspace(0, 1, count) if normalised else np.arange(count, dtype=np.float64)
+    special = {"sqrt": np.sqrt, "exp": np.exp}
+    return np.stack([special[t](points) if isinstance(t, str) else points**t for t in terms])
+
+
+class _Bytes:
+    """Takes numbers from the front of (tokens, bytes)."""
+
+    def __init__(self, left: torch.Tensor) -> None:
+        self.left = left
+
+    def _take(self, size: int) -> torch.Tensor:
+        if size > self.left.shape[1]:
+            raise DataError(
+                f"{self.left.shape[1]} bytes are left of a token where {size} are wanted: the capture was coded "
+                f"otherwise than {CONFIG} says."
+            )
+        # A copy, since numbers may begin at any byte.
+        found, self.left = self.left[:, :size], self.left[:, size:]
+        return found.clone(memory_format=torch.contiguous_format)
+
+    def floats(self, count: int, dtype: str) -> NDArray[np.float64]:
+        """So many numbers of this type: (tokens, count)."""
+        kind = _DTYPES[dtype]
+        if not count:
+            return np.zeros((len(self.left), 0))
+        return np.asarray(self._take(count * kind.itemsize).view(kind).double().numpy())
+
+    def whole(self, count: int, bits: int) -> NDArray[np.int64]:
+        """So many whole numbers of so many bits: (tokens, count)."""
+        return unpacked(self._take(-(-count * bits // 8)).numpy(), bits, count)
+
+    def end(self) -> None:
+        """Refuses bytes that nothing takes."""
+        if self.left.shape[1]:
+            raise DataError(
+                f"{self.left.shape[1]} bytes of a token are left over: the capture was coded otherwise than "
+                f"{CONFIG} says."
+            )

@@ -1,0 +1,84 @@
+"""A cache of format 1 (top k of every token, as tensors) becomes one of format 2; nothing is computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from limbeck import files
+from limbeck.cache.format import ABOUT, SHARDS, CacheAbout, shard_name
+from limbeck.cache.write import create_or_check, write_shard
+from limbeck.errors import CacheMismatch, Damaged
+from limbeck.progress import progress
+from limbeck.types import TopK
+
+_INFORMATIONAL = ("teacher_name", "libraries", "sha256")
+
+
+def version1(old: Path, new: Path, *, values: str | None = None) -> CacheAbout:
+    """Writes the cache at `old` as `topk+rest` at `new`, and returns what it says of itself.
+
+    values: how numbers are kept; as they were recorded where it is None. What is there already is not written again.
+    """
+    said = _said(old)
+    about = CacheAbout(
+        teacher=said["teacher"],
+        tokenizer=said["tokenizer"],
+        vocab=said["vocab"],
+        length=said["length"],
+        kind="topk+rest",
+        k=said["k"],
+        values=values or said["logprobs"],
+        teacher_name=said["teacher_name"],
+        libraries=said["libraries"],
+    )
+    create_or_check(new, about)
+    for folder in (new, new / SHARDS):
+        files.sweep_abandoned(folder)
+    identity = files.digest(
+        files.canonical({key: value for key, value in said.items() if key not in _INFORMATIONAL})
+    )
+    shards = sorted(shard for shard in (old / SHARDS).iterdir() if shard.name[0] != ".")
+    with progress("convert (shards)", len(shards)) as bar:
+        for shard in shards:
+            _shard(shard, identity, new, about)
+            bar.advance(1)
+    return about
+
+
+def _said(old: Path) -> dict[str, Any]:
+    """What the old cache says of itself."""
+    place = old / ABOUT
+    if not place.is_file():
+        raise CacheMismatch(f"{old} holds no {ABOUT}: it is no cache of this program.")
+    said = files.parse_sealed(place.read_bytes(), str(place))
+    if said.get("version") != 1:
+        raise CacheMismatch(
+            f"{place}: version {said.get('version')} found; wanted 1, which alone needs this conversion."
+        )
+    return said
+
+
+def _shard(shard: Path, identity: str, new: Path, about: CacheAbout) -> None:
+    """Writes one shard again, after each of its bytes is checked."""
+    manifest = files.verify(shard)
+    rows = files.parse_json((shard / "rows.json").read_bytes(), str(shard / "rows.json"))
+    addresses, tokens = rows["addresses"], rows["tokens"]
+    if manifest.about.get("cache") != identity or shard_name(addresses) != shard.name:
+        raise Damaged(
+            f"{shard}: it belongs to the cache {manifest.about.get('cache')} and its rows make the name "
+            f"{shard_name(addresses)}; it stands in {identity}. It was moved or renamed: take it out."
+        )
+    if (new / SHARDS / shard.name).exists():
+        return
+    tensors = load_file(shard / "rows.safetensors")
+    kept = TopK(
+        tensors["ids"].to(torch.int64).flatten(0, 1),
+        tensors["logprobs"].flatten(0, 1),
+        tensors["rest"].flatten(),
+    )
+    every = torch.ones(len(addresses), about.length, dtype=torch.bool)
+    write_shard(new, addresses, kept, about, tokens=tokens, recorded=every)
