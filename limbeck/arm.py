@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,20 +59,29 @@ def finished(arm: Arm) -> Path | None:
     return final if final.is_dir() else None
 
 
-def train(arm: Arm) -> None:
-    """Trains every stage that is not finished yet."""
-    for stage in arm.recipe.stages:
-        loop.check_split(stage, arm.world)
-    first = _first_stage(arm)
-    for index in range(first, len(arm.recipe.stages)):
-        newest = _newest(arm, index)
-        final = arm.checkpoints(index) / f"{last_step(arm, index):06d}"
-        if newest == final and arm.recipe.resume != "none":
-            say(f"{arm.title}: stage {arm.recipe.stages[index].name} is done ({final}).")
-        else:
-            # What is there already goes before what `resume` names, which is only where this run began.
-            begins_at = newest or (_told_checkpoint(arm) if index == first else None)
-            _stage(arm, index, begins_at, follows=index > first)
+def train(arms: Sequence[Arm]) -> None:
+    """Trains every stage that is not finished yet; several arms, with one teacher and the same stages, side by side."""
+    stages = arms[0].recipe.stages
+    for stage in stages:
+        loop.check_split(stage, arms[0].world)
+    first = _first_stage(arms[0])
+    for index in range(first, len(stages)):
+        found = [_begun(arm, index, first) for arm in arms]
+        jobs = [job for job in found if job is not None]
+        if jobs:
+            loop.run(jobs)
+
+
+def _begun(arm: Arm, index: int, first: int) -> loop.Loop | None:
+    """A stage as far as it was carried before, or None where it is done."""
+    newest = _newest(arm, index)
+    final = arm.checkpoints(index) / f"{last_step(arm, index):06d}"
+    if newest == final and arm.recipe.resume != "none":
+        say(f"{arm.title}: stage {arm.recipe.stages[index].name} is done ({final}).")
+        return None
+    # What is there already goes before what `resume` names, which is only where this run began.
+    begins_at = newest or (_told_checkpoint(arm) if index == first else None)
+    return _stage(arm, index, begins_at, follows=index > first)
 
 
 def _told_checkpoint(arm: Arm) -> Path | None:
@@ -121,8 +130,8 @@ def trainable(student: PreTrainedModel, stage: Stage) -> set[str]:
     return found
 
 
-def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> None:
-    """Trains a stage from a checkpoint, or from its start; `follows` loads what the stage before it trained."""
+def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> loop.Loop:
+    """A stage from a checkpoint, or from its start; `follows` loads what the stage before it trained."""
     recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
     source = assembly.stage_source(arm.base, stage)
     student = assembly.student(arm.base)
@@ -136,10 +145,13 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> No
         checkpoint.load(before, step, None, world=world)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in trained)
+    if recipe.compute.compile:
+        for layer in layout.layers(student):
+            layer.compile()
     parallel.shard(step, layout.layers(student), world, arm.base.dtype)
     adam = optim.adamw(step, stage.optimizer)
     state = _resumed(arm, begins_at, step, adam)
-    job = loop.Loop(
+    return loop.Loop(
         step_module=step,
         adam=adam,
         source=source,
@@ -158,7 +170,6 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> No
         title=f"{arm.title}, {stage.name}",
         saved_at=-1 if begins_at is None else state["step"],
     )
-    loop.run(job)
 
 
 def _resumed(

@@ -64,7 +64,7 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
         rows=rows,
         vocab=base.vocab,
         device=base.device,
-        chunk=base.recipe.compute.chunk,
+        chunk=base.recipe.compute.chunk or 256,
         stop=stop,
     )
     about = {

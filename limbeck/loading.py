@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -172,6 +172,8 @@ def dump(recipe: Recipe) -> str:
 def parts(recipe: Recipe) -> list[tuple[str, str, Part | Term]]:
     """Every named part of a recipe: (its path, its family, the part)."""
     found: list[tuple[str, str, Part | Term]] = [("student", "students", recipe.student)]
+    for number, part in enumerate(recipe.students):
+        found.append((f"students[{number}]", "students", part))
     if recipe.teacher:
         found.append(("teacher", "teachers", recipe.teacher))
     for index, stage in enumerate(recipe.stages):
@@ -237,6 +239,8 @@ def check(recipe: Recipe) -> Recipe:
         wanted = sorted({term.name for term in stage.terms} - needs_teacher)
         if wanted and recipe.teacher is None:
             raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
+        for number, term in enumerate(stage.objective):
+            _check_served(recipe, term, f"stages[{index}].objective[{number}]")
     for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
         model = recipe.teacher and recipe.teacher.options.get("model")
         if measure.name == "agreement" and not model:
@@ -245,6 +249,38 @@ def check(recipe: Recipe) -> Recipe:
                 "Set evaluate.measures to [bits_per_byte]."
             )
     return recipe
+
+
+def _check_served(recipe: Recipe, term: Term, where: str) -> None:
+    """Refuses an objective that the kind of cache cannot serve: it says so in the type of its `teacher`."""
+    kept = _kept_by(recipe)
+    if kept is None or recipe.teacher is None:
+        return
+    function = names.find("objectives", term.name)
+    asked = inspect.signature(function, eval_str=True).parameters.get("teacher")
+    known = get_args(asked.annotation) if asked else ()
+    kind = recipe.teacher.options.get("kind", "sample")
+    cure = "Set teacher.cached.kind to 'topk+rest', which serves every divergence and temperature."
+    if asked is None or asked.annotation is inspect.Parameter.empty or type(None) in known:
+        return
+    if kept not in {getattr(one, "__name__", "") for one in known}:
+        raise RecipeError(
+            f"{where}: '{term.name}' cannot learn from teacher.cached.kind '{kind}', which keeps too little "
+            f"of the teacher for it. {cure}"
+        )
+    if term.options.get("temperature", 1) != 1:
+        raise RecipeError(
+            f"{where}: temperature {term.options['temperature']} found; teacher.cached.kind '{kind}' is recorded "
+            f"at temperature 1 and serves no other. {cure}"
+        )
+
+
+def _kept_by(recipe: Recipe) -> str | None:
+    """The type of what a cached teacher gives where that does not serve every objective; else None."""
+    if recipe.teacher is None or recipe.teacher.name != "cached":
+        return None
+    kinds = {"sample": "Sampled", "rs": "Sampled", "kl-vector": "HeadMean"}
+    return kinds.get(recipe.teacher.options.get("kind", "sample"))
 
 
 def control_of(recipe: Recipe) -> Recipe:

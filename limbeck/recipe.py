@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -139,7 +139,15 @@ class Compute(Frozen):
     activation_checkpointing: bool = Field(
         default=False, description="keeps less for the backward pass and computes it twice"
     )
-    chunk: int = Field(default=256, gt=0, description="tokens that hold logits at one time")
+    compile: bool = Field(
+        default=False,
+        description="compiles each block (torch.compile): seconds at the start, faster steps after; other last bits",
+    )
+    chunk: int | None = Field(
+        default=None,
+        gt=0,
+        description="tokens that hold logits at one time; null takes what suits the device and the vocabulary",
+    )
     threads: int | None = Field(
         default=None,
         gt=0,
@@ -187,7 +195,12 @@ class Recipe(Frozen):
     teacher: Part | None = Field(
         default=None, description="who is learned from; null for plain training"
     )
-    student: Part = Field(description="who learns")
+    student: Part = Field(description="who learns; may be left out where `students` are given")
+    students: tuple[Part, ...] = Field(
+        default=(),
+        description="several who learn side by side, so that one live teacher speaks for all; each becomes a run "
+        "of its own in `students/` of this run's folder",
+    )
     tokenizer: str | None = Field(
         default=None,
         description="folder or hub name, where it is not the teacher's (or else the student's)",
@@ -215,8 +228,40 @@ class Recipe(Frozen):
     )
     runs: str = Field(default="runs", description="the folder of all runs")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_several(cls, values: Any) -> Any:
+        """`student` is the first of `students`, where only those are given."""
+        if isinstance(values, dict) and values.get("students") and values.get("student") is None:
+            several = values["students"]
+            if isinstance(several, list | tuple):
+                return values | {"student": several[0]}
+        return values
+
+    @property
+    def each(self) -> tuple[Recipe, ...]:
+        """The runs of one student that this recipe stands for: itself, or one for each of its students."""
+        if not self.students:
+            return (self,)
+        inside = f"{self.runs}/{self.name}/students"
+        return tuple(
+            self.model_copy(
+                update={
+                    "name": f"{number}-{part.name.rpartition('.')[2]}",
+                    "student": part,
+                    "students": (),
+                    "runs": inside,
+                }
+            )
+            for number, part in enumerate(self.students, start=1)
+        )
+
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
+        if self.students and self.student != self.students[0]:
+            raise ValueError("give 'student' or 'students', not both.")
+        if self.students and self.resume not in ("auto", "none"):
+            raise ValueError("resume: a checkpoint is of one student; with 'students' say auto.")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: a name stands twice in {names}.")

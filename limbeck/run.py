@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +31,33 @@ def carry_out(recipe: Recipe) -> None:
     """Record, train, control, export, evaluate, report. The same call again goes on, or says it is done."""
     stop = Stop()
     base, world = _begun(recipe)
-    folder = Folder(Path(recipe.runs) / recipe.name)
+    runs = [
+        (assembly.ground(one) if recipe.students else base, Folder(Path(one.runs) / one.name))
+        for one in recipe.each
+    ]
     if not world.first:
-        return _train_all(base, world, folder, stop)
-    with owned(folder.path):
-        folder.begin(loading.dump(recipe), _identity)
-        _write_provenance(base, folder)
-        _train_all(base, world, folder, stop)
+        return _train_all(runs, world, stop)
+    with contextlib.ExitStack() as stack:
+        for each, folder in runs:
+            stack.enter_context(owned(folder.path))
+            folder.begin(loading.dump(each.recipe), _identity)
+            _write_provenance(each, folder)
+        _train_all(runs, world, stop)
         if world.size > 1:
             dist.destroy_process_group()
-        _export_all(base, folder, stop)
-        if recipe.evaluate and not judging.done(folder, recipe.evaluate):
-            judging.evaluate(base, folder, stop)
-        _recard(base, folder)
-        judging.tell(folder, render.write(folder.path))
+        for each, folder in runs:
+            _judge(each, folder, stop)
+        for _, folder in runs:
+            judging.tell(folder, render.write(folder.path))
     return None
+
+
+def _judge(base: Ground, folder: Folder, stop: Stop) -> None:
+    """Exports, measures and describes what was trained."""
+    _export_all(base, folder, stop)
+    if base.recipe.evaluate and not judging.done(folder, base.recipe.evaluate):
+        judging.evaluate(base, folder, stop)
+    _recard(base, folder)
 
 
 def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
@@ -82,17 +96,31 @@ def _prepare(base: Ground, world: parallel.World) -> None:
         parallel.barrier()
 
 
-def _train_all(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> None:
-    _prepare(base, world)
+def _train_all(runs: list[tuple[Ground, Folder]], world: parallel.World, stop: Stop) -> None:
+    for base, _ in runs:
+        _prepare(base, world)
     stop.install()  # until here a signal ends the process at once: preparing is whole or absent
-    waiting = arms(base, world, folder, stop)
-    while waiting:
-        arm = waiting.pop(0)  # popped, so that a finished arm gives its teacher back
-        if world.first and arm.title == "control":
+    learning, controls = [], []
+    for base, folder in runs:
+        student, *alone = arms(base, world, folder, stop)
+        learning.append(replace(student, title=_title(base)))
+        controls += alone
+    # One teacher for all of them: the first arm's.
+    train([replace(arm, teacher=learning[0].teacher) for arm in learning])
+    learning.clear()  # a finished arm gives its teacher back
+    while controls:
+        gc.collect()  # FSDP's modules refer to themselves: the next arm would stand beside this one
+        arm = controls.pop(0)
+        if world.first:
             arm.folder.path.mkdir(exist_ok=True)
             arm.folder.begin(loading.dump(arm.recipe), _identity)
-        train(arm)
-        gc.collect()  # FSDP's modules refer to themselves: the next arm would stand beside this one
+        train([arm])
+    gc.collect()
+
+
+def _title(base: Ground) -> str:
+    """What progress calls a student: by its run's name where there are several."""
+    return f"student {base.recipe.name}" if Path(base.recipe.runs).name == "students" else "student"
 
 
 def _teacher(base: Ground, stop: Stop, world: parallel.World) -> Teacher | None:
@@ -144,7 +172,7 @@ def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
         head=functools.partial(assembly.recorded_head, base, teacher),
         rank=rank,
         world=world,
-        chunk=base.recipe.compute.chunk,
+        chunk=base.recipe.compute.chunk or 256,
         stop=stop,
         device=base.device,
     )

@@ -25,6 +25,7 @@ GIGA = 1e9
 _WIDTHS, _MLP_WIDTHS = 10, 4
 # Copies of a chunk of logits that live at one time: raw, log-softmax of both sides, their difference, the slope.
 _LOGIT_COPIES = 6
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def estimate(
         teacher=teacher * bytes_each / GIGA,
         activations=tokens * blocks * per_block * bytes_each / GIGA,
         head=(
-            recipe.compute.chunk * sizes.vocab_size * 4 * _LOGIT_COPIES
+            (recipe.compute.chunk or _CHUNK) * sizes.vocab_size * 4 * _LOGIT_COPIES
             + sizes.vocab_size * sizes.hidden_size * 4
         )
         / GIGA,
@@ -83,6 +84,12 @@ def show(recipe: Recipe) -> None:
     """Prints the resolved recipe and the plan."""
     console = Console()
     console.print(Syntax(loading.dump(recipe), "yaml", background_color="default"))
+    for one in recipe.each:
+        _plan(console, one)
+
+
+def _plan(console: Console, recipe: Recipe) -> None:
+    """The plan of one student."""
     device = place.device_of(recipe.compute.device)
     dtype = place.dtype_of(recipe.compute.dtype, device)
     model = assembly.teacher_model(recipe)

@@ -202,3 +202,19 @@ def test_a_users_own_dotted_name_is_a_part(path):
     function, options = loading.checked(found.stages[0].objective[1], "objectives", "here")
     value = function(torch.ones(2, 3), None, tiny.rows(2), **options)
     assert value.tolist() == [9.0, 9.0]
+
+
+@pytest.mark.parametrize("kind", ["sample", "rs", "kl-vector"])
+def test_an_objective_that_a_cache_cannot_serve_is_refused_before_anything_is_loaded(kind):
+    cached = {"cached": {"model": "no/such", "path": "cache", "kind": kind}}
+    stage = {"name": "a", "source": {"text": {"path": "x", "length": 8}}, "budget": "2 steps"}
+    plain = {"name": "r", "teacher": cached, "student": {"pruned": {"layers": 2}}}
+
+    def asked(objective):
+        return loading.check(loading.build(plain | {"stages": [stage | {"objective": objective}]}))
+
+    asked(["forward_kl", "cross_entropy"])
+    with pytest.raises(RecipeError, match=r"stages\[0\].objective\[1\]: 'reverse_kl' cannot learn"):
+        asked([{"cross_entropy": {"weight": 0.5}}, "reverse_kl"])
+    with pytest.raises(RecipeError, match="temperature 2.0 found"):
+        asked([{"forward_kl": {"temperature": 2.0}}])

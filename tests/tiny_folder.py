@@ -127,7 +127,7 @@ def trained(asked: Recipe, *, stop=lambda: False) -> Folder:
     with owned(here.path):
         for arm in run.arms(base, parallel.start(base.device), here, stop):
             arm.folder.path.mkdir(exist_ok=True)
-            train(arm)
+            train([arm])
     return here
 
 
