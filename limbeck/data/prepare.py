@@ -24,7 +24,7 @@ from limbeck.errors import Damaged, DataError, LimbeckError
 from limbeck.files import canonical, committed, digest, read_json, sweep_abandoned, verify
 from limbeck.progress import progress
 
-FORMAT = 1
+FORMAT = 2
 QUARANTINE = "quarantine.jsonl"
 # Enough text for the tokenizer to use every core, little enough to hold many times over.
 BLOCK_CHARACTERS = 4_000_000
@@ -128,27 +128,36 @@ def _write(
         }
         streams["starts"].write(np.zeros(1, "<i8").tobytes())
         for block in _blocks(documents):
-            encoded = encode([document.text for document in block])
-            for document, (ids, sizes) in zip(block, encoded, strict=True):
-                if not len(ids):
-                    empty += 1
-                    continue
-                _put(streams["ids"], ids, width, document.where)
-                _put(streams["bytes"], sizes, np.dtype("<u2"), document.where)
-                tokens += len(ids)
-                count += 1
-                streams["starts"].write(np.array([tokens], "<i8").tobytes())
+            found = encode([document.text for document in block])
+            _put(streams["ids"], found.ids, width, block, found.counts)
+            _put(streams["bytes"], found.sizes, np.dtype("<u2"), block, found.counts)
+            ends = tokens + np.cumsum(found.counts[found.counts > 0])
+            streams["starts"].write(ends.astype("<i8").tobytes())
+            tokens += len(found.ids)
+            count += len(ends)
+            empty += len(block) - len(ends)
     if not count:
         raise DataError(f"{path}: no document with any token in it ({empty:,} empty ones).")
     return {"documents": count, "empty": empty, "tokens": tokens, "width": width.itemsize}
 
 
-def _put(stream: IO[bytes], values: NDArray[np.int64], width: np.dtype[Any], where: str) -> None:
-    """Writes numbers in fewer bytes, or refuses: a wrapped id would be another token."""
-    low, high, most = int(values.min()), int(values.max()), int(np.iinfo(width).max)
-    if low < 0 or high > most:
+def _put(
+    stream: IO[bytes],
+    values: NDArray[np.int64],
+    width: np.dtype[Any],
+    block: list[Document],
+    counts: NDArray[np.int64],
+) -> None:
+    """Writes numbers in fewer bytes, or refuses: a wrapped id would be another token.
+
+    values: (tokens,) of documents with so many tokens each: counts (documents,).
+    """
+    most = int(np.iinfo(width).max)
+    wrong = np.flatnonzero((values < 0) | (values > most))
+    if len(wrong):
+        where = block[int(np.searchsorted(np.cumsum(counts), wrong[0], side="right"))].where
         raise DataError(
-            f"{where}: holds {low if low < 0 else high:,}, and {width.name} takes 0 to {most:,}. An id "
+            f"{where}: holds {values[wrong[0]]:,}, and {width.name} takes 0 to {most:,}. An id "
             "so large is none of the tokenizer's; a token of so many bytes is no text: remove it."
         )
     stream.write(values.astype(width).tobytes())

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
+from limbeck.data.pieces import PIECE, cut, known
 from limbeck.errors import DataError, ModelError
 from limbeck.files import canonical
 
 Ids = NDArray[np.int64]
-Encoder = Callable[[Sequence[str]], list[tuple[Ids, Ids]]]
 
 # Not every control string is flagged as special: Qwen3 lists <think> and <|fim_prefix|> as plain added tokens.
 _CONTROL = re.compile(r"(?s)(<.+>|\[.+\]|\{.+\})")
@@ -75,28 +78,93 @@ def _flagged(token: AddedToken) -> AddedToken:
     )
 
 
-def encoder(tokenizer: Any) -> Encoder:
-    """A function from texts to (ids, byte lengths), each int64 (tokens,), made once for many calls.
+@dataclass(frozen=True)
+class Encoded:
+    """Texts, one after the other. ids, sizes: int64 (tokens,), the UTF-8 bytes of each. counts: int64 (texts,)."""
 
-    No special token is added, none is read out of the text. The byte lengths of a document sum to the
-    UTF-8 bytes of its text: of pieces that share a character the first takes it, and what the tokenizer
-    drops counts for the token after it.
+    ids: Ids
+    sizes: Ids
+    counts: Ids
+
+    def alone(self) -> list[tuple[Ids, Ids]]:
+        """(ids, byte lengths) of each text."""
+        ends = np.cumsum(self.counts)[:-1]
+        return list(zip(np.split(self.ids, ends), np.split(self.sizes, ends), strict=True))
+
+
+Encoder = Callable[[Sequence[str]], Encoded]
+
+
+def encoder(tokenizer: Any, *, piece: int = PIECE) -> Encoder:
+    """A function from texts to their tokens, made once for many calls.
+
+    No special token is added, none is read out of the text. The byte lengths of a text sum to its UTF-8 bytes. In a
+    byte-level tokenizer they are those of each id. Elsewhere, and where these do not sum to the text, they come from
+    the places of the tokens: of pieces that share a character the first takes it, and what the tokenizer drops
+    counts for the token after it. Texts longer than `piece` are cut where that changes no id.
     """
     backend = plain(tokenizer)
+    about = known(backend)
 
-    def encode_texts(texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
-        found = backend.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            (np.array(one.ids, dtype=np.int64), _byte_lengths(text, one.offsets))
-            for text, one in zip(texts, found, strict=True)
-        ]
+    def encode_texts(texts: Sequence[str]) -> Encoded:
+        if about.sizes is None:
+            return _by_places(backend, texts)
+        found = _by_ids(backend, texts, about.sizes, piece if about.cuts else None)
+        wanted = [_size(text, about.composes) for text in texts]
+        total = np.concatenate([[0], np.cumsum(found.sizes)])
+        ends = np.cumsum(found.counts)
+        wrong = np.flatnonzero(total[ends] - total[ends - found.counts] != wanted)
+        return _mended(found, wrong, _by_places(backend, [texts[int(n)] for n in wrong]))
 
     return encode_texts
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
     """(ids, byte lengths) of each text; see `encoder`, which is faster for more than one call."""
-    return encoder(tokenizer)(texts)
+    return encoder(tokenizer)(texts).alone()
+
+
+def _by_ids(backend: Tokenizer, texts: Sequence[str], table: Ids, piece: int | None) -> Encoded:
+    """Byte lengths from a table of ids, of which some may not stand for bytes of the text."""
+    pieces = [[text] if piece is None else list(cut(text, piece)) for text in texts]
+    found = backend.encode_batch_fast(
+        list(itertools.chain.from_iterable(pieces)), add_special_tokens=False
+    )
+    lists = [one.ids for one in found]
+    lengths = np.array([0, *map(len, lists)], dtype=np.int64).cumsum()
+    ids = np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths[-1]))
+    ends = lengths[np.array([0, *map(len, pieces)], dtype=np.int64).cumsum()]
+    return Encoded(ids, table[ids], np.diff(ends))
+
+
+def _by_places(backend: Tokenizer, texts: Sequence[str]) -> Encoded:
+    """Byte lengths from where each token stands in its text."""
+    found = backend.encode_batch(list(texts), add_special_tokens=False)
+    none = np.zeros(0, dtype=np.int64)
+    sizes = [_byte_lengths(text, one.offsets) for text, one in zip(texts, found, strict=True)]
+    ids = [np.array(one.ids, dtype=np.int64) for one in found]
+    counts = np.array([len(one) for one in ids], dtype=np.int64)
+    return Encoded(np.concatenate([none, *ids]), np.concatenate([none, *sizes]), counts)
+
+
+def _mended(found: Encoded, wrong: Ids, right: Encoded) -> Encoded:
+    """The same texts, of which some are taken from elsewhere."""
+    if not len(wrong):
+        return found
+    alone = found.alone()
+    for number, one in zip(wrong, right.alone(), strict=True):
+        alone[number] = one
+    ids, sizes = (np.concatenate(parts) for parts in zip(*alone, strict=True))
+    return Encoded(ids, sizes, np.array([len(one) for one, _ in alone], dtype=np.int64))
+
+
+def _size(text: str, composed: bool) -> int:
+    """UTF-8 bytes of a text; -1 where it is not what the tokenizer sees of it."""
+    if text.isascii():
+        return len(text)
+    if composed and not unicodedata.is_normalized("NFC", text):
+        return -1
+    return len(text.encode())
 
 
 def _byte_lengths(text: str, offsets: list[tuple[int, int]]) -> Ids:

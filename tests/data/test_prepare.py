@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.data import prepare as module
+from limbeck.data.documents import Document
 from limbeck.data.prepare import Reading, open_prepared, prepare
 from limbeck.data.tokenize import encode
 from limbeck.errors import Damaged, DataError
@@ -99,11 +100,13 @@ def test_ids_beyond_sixteen_bits_get_four_bytes(tmp_path):
 
 @pytest.mark.parametrize("value", [-1, 1 << 16, 1 << 40])
 def test_a_number_out_of_range_is_refused_not_wrapped(tmp_path, value):
+    block = [Document("a", "a.txt:1"), Document("", "a.txt:2"), Document("b c", "a.txt:3")]
+    values, counts = np.array([1, 2, value]), np.array([1, 0, 2])
     with (
         (tmp_path / "x").open("wb") as stream,
-        pytest.raises(DataError, match=r"a\.txt:1: holds .* uint16 takes 0 to 65,535"),
+        pytest.raises(DataError, match=r"a\.txt:3: holds .* uint16 takes 0 to 65,535"),
     ):
-        module._put(stream, np.array([1, value]), np.dtype("<u2"), "a.txt:1")
+        module._put(stream, values, np.dtype("<u2"), block, counts)
 
 
 def test_a_hostile_row_leaves_nothing_behind(tmp_path, rows):

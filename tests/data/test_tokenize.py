@@ -1,5 +1,6 @@
 """Control strings stay text, bytes are counted exactly, and a fingerprint is behaviour."""
 
+import functools
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ from limbeck.data.tokenize import (
     encode,
     encoder,
     largest_id,
+    plain,
     separator_id,
     tokenizer_fingerprint,
 )
@@ -48,7 +50,7 @@ def changed(edit, **options):
 @settings(max_examples=300, deadline=None)
 @given(unicode_text)
 def test_byte_lengths_sum_to_the_bytes_of_the_text(text):
-    ((ids, lengths),) = TINY([text])
+    ((ids, lengths),) = TINY([text]).alone()
     assert lengths.sum() == len(text.encode())
     assert len(ids) == len(lengths)
     assert (lengths >= 0).all()
@@ -71,10 +73,77 @@ def test_byte_lengths_are_exact_for_real_tokenizers(name):
         assert len(ids) == len(lengths)
 
 
-def test_the_first_piece_of_a_divided_character_takes_its_bytes():
-    ((ids, lengths),) = TINY(["\U0001f600a"])
+def test_each_id_of_a_byte_level_tokenizer_stands_for_its_bytes():
+    ((ids, lengths),) = TINY(["\U0001f600a"]).alone()
     assert len(ids) == 5
-    assert lengths.tolist() == [4, 0, 0, 0, 1]
+    assert lengths.tolist() == [1, 1, 1, 1, 1]
+
+
+def test_elsewhere_the_first_piece_of_a_divided_character_takes_its_bytes():
+    ((ids, lengths),) = encode(sentencepiece_like(), ["\U0001f600a"])
+    assert len(ids) == 6
+    assert lengths.tolist() == [4, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3_2", "qwen3"])
+@pytest.mark.parametrize("path", ["text/shakespeare.txt", "text/state_union.txt", "code"])
+def test_ids_of_pieces_are_those_of_whole_documents(name, path):
+    whole, encode_texts = plain_of(name), fast(name)
+    if path == "code":
+        lines = tiny_text.shared("code/python_stdlib_valid.jsonl").read_text().splitlines()
+        texts = [json.loads(line)["text"] for line in lines[:60]]
+    else:
+        texts = [tiny_text.shared(path).read_text()[:400_000]]
+    found = encode_texts(texts)
+    for text, (ids, lengths) in zip(texts, found.alone(), strict=True):
+        assert ids.tolist() == whole.encode(text, add_special_tokens=False).ids
+        assert lengths.sum() == len(text.encode())
+    # Where each token's text is known, its bytes are those of that text.
+    (some,) = encode_texts([texts[0][:2000]]).alone()
+    for number, size in zip(*some, strict=True):
+        text = whole.decode([int(number)])
+        if "\ufffd" not in text:
+            assert len(text.encode()) == size
+
+
+HOSTILE = st.text(
+    alphabet=st.one_of(
+        st.sampled_from(
+            " \t\n\r\x0b\x0c\x1c\x85\u00a0\u2003\u3000\u200b'\u2019.,!-_sStTdDllLvereM019\u00bd\u0663"
+        ),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=120,
+)
+
+
+@pytest.mark.parametrize("name", ["tiny", "gpt2", "llama3_2", "qwen3"])
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(HOSTILE, min_size=1, max_size=3))
+def test_hostile_text_may_be_cut_anywhere_that_is_said_to_be_safe(name, texts):
+    for text, (ids, lengths) in zip(texts, small_pieces(name)(texts).alone(), strict=True):
+        assert ids.tolist() == plain_of(name).encode(text, add_special_tokens=False).ids
+        assert lengths.sum() == len(text.encode())
+
+
+@functools.cache
+def made(name):
+    return tiny_text.tokenizer() if name == "tiny" else tiny_text.shared_tokenizer(name)
+
+
+@functools.cache
+def small_pieces(name):
+    return encoder(made(name), piece=2)
+
+
+@functools.cache
+def fast(name):
+    return encoder(made(name))
+
+
+@functools.cache
+def plain_of(name):
+    return plain(made(name))
 
 
 def test_what_the_tokenizer_drops_counts_for_a_neighbour():
@@ -119,8 +188,8 @@ def test_encoding_leaves_the_tokenizer_as_it_was():
 
 def test_texts_are_encoded_alone_or_together_alike():
     texts = [text for text in PROBES if text]
-    for text, (ids, lengths) in zip(texts, TINY(texts), strict=True):
-        ((alone, bytes_alone),) = TINY([text])
+    for text, (ids, lengths) in zip(texts, TINY(texts).alone(), strict=True):
+        ((alone, bytes_alone),) = TINY([text]).alone()
         np.testing.assert_array_equal(ids, alone)
         np.testing.assert_array_equal(lengths, bytes_alone)
 
