@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.data.pack import Stream, batch, row_count
+from limbeck.data.fit import Fitted
+from limbeck.data.pack import Plane, Stream, row, row_count, stacked
 from limbeck.errors import DataError, RecipeError
 from limbeck.types import Batch
 
@@ -37,7 +38,10 @@ def positions_for(step: int, rows_per_step: int, rank: int, world: int) -> range
 
 
 class PackedSource:
-    """A Source over a Stream: position p is row order(seed, epoch)[p % rows] of epoch p // rows."""
+    """A Source over a Stream: position p is row order(seed, epoch)[p % rows] of epoch p // rows.
+
+    fitted: rows of whole documents instead of the stream's; then nothing overlaps.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class PackedSource:
         shuffled: bool = True,
         overlap_one: bool = False,
         identity: str = "",
+        fitted: Fitted | None = None,
     ) -> None:
         self.stream = stream
         self.length = length
@@ -55,7 +60,10 @@ class PackedSource:
         self.seed = seed
         self.shuffled = shuffled
         self.overlap_one = overlap_one
+        self.fitted = fitted
         self.rows = row_count(stream.length, length, overlap_one=overlap_one)
+        if fitted is not None:
+            self.rows = fitted.rows
         self._orders: dict[int, NDArray[np.int64]] = {}
         if self.rows == 0:
             raise DataError(
@@ -70,8 +78,15 @@ class PackedSource:
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The rows at these global positions, as one Batch of (len(positions), length)."""
-        rows = [self.row_at(position) for position in positions]
-        return batch(self.stream, rows, self.length, overlap_one=self.overlap_one)
+        rows = [self._row(self.row_at(position)) for position in positions]
+        epochs = tuple(position // self.rows for position in positions)
+        return stacked(rows, self.length, epochs=epochs)
+
+    def _row(self, number: int) -> dict[str, Plane]:
+        if self.fitted is not None:
+            return self.fitted.row(number)
+        stride = self.length if self.overlap_one else self.length + 1
+        return row(self.stream, number * stride, self.length)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:

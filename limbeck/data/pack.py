@@ -89,12 +89,18 @@ def row(stream: Stream, begin: int, length: int) -> dict[str, Plane]:
 def batch(stream: Stream, rows: Sequence[int], length: int, *, overlap_one: bool = False) -> Batch:
     """The rows of these numbers as one Batch, each plane (len(rows), length)."""
     stride = length if overlap_one else length + 1
-    found = [row(stream, number * stride, length) for number in rows]
+    return stacked([row(stream, number * stride, length) for number in rows], length)
+
+
+def stacked(
+    rows: Sequence[dict[str, Plane]], length: int, *, epochs: tuple[int, ...] = ()
+) -> Batch:
+    """Rows of planes (time,) as one Batch, each plane (len(rows), length)."""
     planes = {
-        name: torch.from_numpy(np.stack([one[name] for one in found]))
-        if found
+        name: torch.from_numpy(np.stack([one[name] for one in rows]))
+        if rows
         else torch.zeros(0, length)
         for name in _NAMES
     }
-    addresses = tuple(address(one["input_ids"], one["position_ids"]) for one in found)
-    return Batch(**planes, addresses=addresses)
+    addresses = tuple(address(one["input_ids"], one["position_ids"]) for one in rows)
+    return Batch(**planes, addresses=addresses, epochs=epochs)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from limbeck.data.fit import fitted
 from limbeck.data.loader import PackedSource, order, positions_for
 from limbeck.data.pack import Stream
 from limbeck.errors import DataError, RecipeError
@@ -82,6 +83,19 @@ def test_a_batch_may_stand_across_the_end_of_an_epoch():
     together = data.batch(range(2, 7))
     alone = torch.cat([data.batch([p]).input_ids for p in range(2, 7)])
     torch.testing.assert_close(together.input_ids, alone, atol=0, rtol=0)
+
+
+def test_a_batch_says_how_often_the_text_had_been_read_before_each_row():
+    assert source(rows=4).batch([0, 3, 4, 7, 8]).epochs == (0, 0, 1, 1, 2)
+    data = PackedSource(stream_of(9), 3, fitted=fitted(stream_of(9), 3))
+    assert data.rows == 3
+    assert data.batch(range(2, 7)).epochs == (0, 1, 1, 1, 2)
+
+
+def test_rows_of_whole_documents_come_once_an_epoch():
+    data = PackedSource(stream_of(9), 3, fitted=fitted(stream_of(9), 3))
+    seen = data.batch(range(3))
+    assert sorted(seen.input_ids[seen.weights > 0].tolist()) == list(range(1, 9))
 
 
 def test_an_unshuffled_source_goes_through_the_rows_in_order():

@@ -45,6 +45,26 @@ def test_the_separator_is_the_one_named(corpus):
         assert int((labels <= 2).sum()) == 5
 
 
+def test_best_fit_rows_hold_whole_documents(corpus):
+    data = source(
+        corpus, split_at="^The", length=100, packing="best_fit", separator="<|endoftext|>"
+    )
+    batch = data.batch(range(data.rows))
+    counted = batch.weights > 0
+    ids = tiny_text.tokenizer()(tiny_text.PROSE).input_ids
+    assert int(counted.sum()) == 5 * len(ids)
+    assert int((batch.labels[counted] == 0).sum()) == 5
+    assert int(batch.label_bytes.sum()) == 5 * (
+        len(tiny_text.PROSE) - len(tiny_text.tokenizer().decode(ids[:1]))
+    )
+    assert data.identity != source(corpus, split_at="^The").identity
+
+
+def test_best_fit_rows_share_no_token(corpus):
+    with pytest.raises(DataError, match="share no token"):
+        source(corpus, packing="best_fit", overlap_one=True)
+
+
 def test_the_separator_can_change_without_preparing_again(corpus):
     source(corpus)
     source(corpus, separator="<|endoftext|>", length=8, overlap_one=True, seed=3)
