@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from limbeck.models import attention, layout
 from limbeck.types import Batch
 
-HEADS, GROUPS, WIDTH = 9, 3, 64  # those of SmolLM2-135M
+HEADS, GROUPS, WIDTH, VOCAB = 9, 3, 64, 49_152  # those of SmolLM2-135M
 
 
 def lengths(documents: int, *, longest: int, seed: int = 0) -> list[int]:
@@ -33,9 +33,9 @@ def filling(documents: int, tokens: int) -> list[int]:
     return scaled
 
 
-def one_row(sizes: list[int]) -> Batch:
+def one_row(sizes: list[int], vocab: int = VOCAB) -> Batch:
     """Random documents one after the other in a row: (1, tokens); the last token of each guesses nothing."""
-    total, vocab = sum(sizes), 49_152
+    total = sum(sizes)
     tokens = torch.randint(0, vocab, (1, total + 1), generator=torch.Generator().manual_seed(1))
     positions = torch.cat([torch.arange(size) for size in sizes])
     documents = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
@@ -94,11 +94,11 @@ def attended(tokens: int, documents: int, dtype: torch.dtype, rounds: int) -> di
     }
 
 
-def student(layers: int, dtype: torch.dtype) -> PreTrainedModel:
+def student(layers: int, dtype: torch.dtype, vocab: int) -> PreTrainedModel:
     """A random model of SmolLM2-135M's sizes with fewer layers."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49_152,
+        vocab_size=vocab,
         hidden_size=HEADS * WIDTH,
         intermediate_size=1536,
         num_hidden_layers=layers,
@@ -111,13 +111,12 @@ def student(layers: int, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def stepped(
-    documents: int, longest: int, dtype: torch.dtype, layers: int, rounds: int
+    sizes: list[int], dtype: torch.dtype, layers: int, vocab: int, rounds: int
 ) -> dict[str, Any]:
     """Tokens that count per CPU second of a step: forward, cross-entropy, backward, fused AdamW."""
-    sizes = lengths(documents, longest=longest)
-    packed = one_row(sizes)
+    packed = one_row(sizes, vocab)
     padded = apart(packed, sizes)
-    model = student(layers, dtype)
+    model = student(layers, dtype, vocab)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
     def loss(batch: Batch) -> Tensor:
@@ -149,7 +148,7 @@ def stepped(
     )
     counted = int(packed.counted.numel())
     return {
-        "work": f"step, {layers} layers, {documents} documents, {counted:,} tokens count, {_name(dtype)}",
+        "work": f"step, {layers} layers, {len(sizes)} documents, {counted:,} tokens count, {_name(dtype)}",
         "filled when padded": sum(sizes) / padded.input_ids.numel(),
         **{
             f"{label}, tokens/CPU s": counted / (sum(one.cpu for one in found) / rounds)
@@ -172,8 +171,9 @@ def main() -> None:
     tokens, documents, rounds = (256, 4, 1) if quick else (4096, 15, 5)
     rows = [attended(tokens, documents, dtype, rounds) for dtype in kinds]
     save("attention", rows, quick=quick, note="CPU ratios; one layer, forward and backward")
-    many, longest, layers = (3, 64, 1) if quick else (8, 1024, 5)
-    rows = [stepped(many, longest, dtype, layers, 1 if quick else 3) for dtype in kinds]
+    sizes = lengths(3, longest=64) if quick else lengths(8, longest=1024)
+    layers, vocab, rounds = (1, 500, 1) if quick else (5, VOCAB, 3)
+    rows = [stepped(sizes, dtype, layers, vocab, rounds) for dtype in kinds]
     save(
         "packing",
         rows,

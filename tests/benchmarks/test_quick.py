@@ -1,0 +1,31 @@
+"""Benchmarks run at tiny sizes, where each first sees that both ways give the same."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[2]
+PEERS = {"attention": (), "data": ("trl", "datasets"), "evaluation": ("lm_eval",)}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_benchmark_runs_at_tiny_sizes_and_writes_nothing(name):
+    for peer in PEERS[name]:
+        if importlib.util.find_spec(peer) is None:
+            pytest.skip(f"{peer} is not installed")
+    results = HERE / "benchmarks/results" / f"{name}.json"
+    before = results.stat().st_mtime_ns if results.exists() else None
+    done = subprocess.run(
+        [sys.executable, str(HERE / f"benchmarks/{name}.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "/ ours" in done.stdout or "padded / packed" in done.stdout
+    assert before == (results.stat().st_mtime_ns if results.exists() else None)
