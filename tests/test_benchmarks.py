@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 HERE = Path(__file__).parents[1]
 
@@ -43,6 +44,18 @@ def test_variants_that_differ_are_not_timed(head_step, monkeypatch):
 def test_rounds_are_interleaved_and_each_is_kept(head_step):
     found = head_step.rounds(replace(head_step.TINY[1], tokens=40), 3)
     assert {name: len(seconds) for name, seconds in found.items()} == {"chunked": 3, "whole": 3}
+
+
+def test_every_layout_of_a_cache_is_read_and_ours_is_near(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE / "benchmarks"))
+    codec = loaded("codec", monkeypatch)
+    with torch.no_grad():
+        rows = codec.measured(codec.random(1024, 300, 64), 1024, 1)
+    lost = {row["layout"]: row["error, nats"] for row in rows}
+    assert set(lost) >= {"sample", "rs", codec.OURS, "hidden8", "kl-vector code8", "parquet, flat"}
+    assert lost[codec.OURS] < 2e-4
+    assert lost["topk+rest float32"] < 1e-6
+    assert lost["sample"] < 1e-4
 
 
 @pytest.mark.parametrize("command", [["--help"], ["list"], ["train", "--help"]])

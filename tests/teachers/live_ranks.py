@@ -42,7 +42,7 @@ def say(folder, rank, tied):
 
 def into(path, **options):
     """Records seven rows, which two ranks cannot share evenly."""
-    text, about = tiny_cache.Text(7), tiny_cache.about(logprobs="float64")
+    text, about = tiny_cache.Text(7), tiny_cache.about(values="float64")
     teacher = Live(tiny.llama(dtype=torch.float64), vocab=tiny.VOCAB)
     record(teacher, text, range(7), path, about, rows_per_shard=3, micro_rows=2, **options)
 

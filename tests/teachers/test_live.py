@@ -103,6 +103,7 @@ def test_two_ranks_with_unequal_shares_record_what_one_records(tmp_path):
     on_two_ranks("record", tmp_path)
     live_ranks.into(tmp_path / "one")
     addresses = tiny_cache.Text(7).batch(range(7)).addresses
-    one, two = (CacheReader(tmp_path / name).rows(addresses) for name in ("one", "two"))
+    readers = [CacheReader(tmp_path / name) for name in ("one", "two")]
+    one, two = (tiny_cache.read(reader, addresses) for reader in readers)
     assert torch.equal(one.ids, two.ids)
     torch.testing.assert_close(one.logprobs, two.logprobs, atol=1e-12, rtol=0)

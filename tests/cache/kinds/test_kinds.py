@@ -27,8 +27,8 @@ def test_sizes_said_are_those_written(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "changes", "least", "most"),
     [
-        # Figures of prose and code: 42 to 45 bytes at 1/50, 25 to 26 at 1/22, 16 ids of 50 draws.
-        ("sample", {"threshold": 1 / 50, "draws": 1}, 40, 50),
+        # Measured: 42 to 48 bytes at 1/50, 25 to 26 at 1/22, 16 ids of 50 draws.
+        ("sample", {"threshold": 1 / 50, "draws": 1}, 42, 52),
         ("sample", {"threshold": 1 / 22, "draws": 1}, 18, 30),
         ("rs", {"samples": 50}, 45, 55),
         ("topk+rest", {"k": 64, "values": "code8"}, 193, 193),
