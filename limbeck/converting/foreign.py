@@ -17,7 +17,7 @@ from limbeck.cache.format import SHARDS, CacheAbout, tokens_digest
 from limbeck.cache.write import create_or_check, shard_folder, write_shard
 from limbeck.converting import axolotl, distillkit
 from limbeck.converting.samples import Sample
-from limbeck.data.pieces import byte_sizes
+from limbeck.data import pieces
 from limbeck.data.rows import Row, write_rows
 from limbeck.data.tokenize import largest_id, plain, tokenizer_fingerprint
 from limbeck.errors import DataError, LimbeckError
@@ -124,11 +124,21 @@ def _hits(sample: Sample, shift: int) -> float:
 
 def _sizes(tokenizer: Any) -> NDArray[np.int64]:
     """UTF-8 bytes of each id."""
-    found = byte_sizes(plain(tokenizer))
+    found = pieces.known(plain(tokenizer)).sizes
     if found is None:
         every = range(largest_id(tokenizer) + 1)
         found = np.array([len(tokenizer.decode([one]).encode()) for one in every])
-    return np.maximum(found, 0)
+    return np.asarray(np.maximum(found, 0), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A row; known: bool (length,), of which tokens something was said; ids, logs: that, (known tokens, k)."""
+
+    row: Row
+    known: NDArray[np.bool_]
+    ids: NDArray[np.int64]
+    logs: NDArray[np.float64]
 
 
 class _Shards:
@@ -142,20 +152,21 @@ class _Shards:
         """The rows of samples, each once; their shard is committed before the first of them is handed out."""
         seen: set[str] = set()
         while group := list(itertools.islice(samples, _ROWS_PER_SHARD)):
-            fresh: dict[str, tuple[Row, Sample]] = {}
+            fresh: dict[str, _Kept] = {}
             for sample in group:
-                row, kept = self._row(sample)
-                if row.address in seen:
+                kept = self._kept(sample)
+                address = kept.row.address
+                if address in seen:
                     self.twice += 1
                 else:
-                    seen.add(row.address)
-                    fresh[row.address] = (row, kept)
+                    seen.add(address)
+                    fresh[address] = kept
             if fresh:
                 self._write(fresh)
-            yield from (row for row, _ in fresh.values())
+            yield from (kept.row for kept in fresh.values())
 
-    def _row(self, sample: Sample) -> tuple[Row, Sample]:
-        """A sample padded to a row, and its places as the row has them."""
+    def _kept(self, sample: Sample) -> _Kept:
+        """A sample padded to a row, and what was said of its places."""
         length = self.about.length
         said, tokens = self._readable(_moved(sample, self.shift)), len(sample.ids)
         ids = np.zeros(length + 1, np.int64)
@@ -166,13 +177,15 @@ class _Shards:
                 "Give the tokenizer that the samples were made with."
             )
         inside = np.arange(length) < tokens - 1
-        known, weights = _fitted(said.known, length), _fitted(said.weights, length)
-        return Row(
+        known = inside & _fitted(said.known, length)
+        row = Row(
             ids=ids,
-            weights=np.where(inside & known, weights, 0).astype(np.float32),
+            weights=np.where(known, _fitted(said.weights, length), 0).astype(np.float32),
             documents=np.where(np.arange(length) < tokens, 0, 1).astype(np.int64),
             sizes=np.where(inside, self.sizes[ids[1:]], 0),
-        ), replace(said, known=inside & known)
+        )
+        places = np.flatnonzero(known)
+        return _Kept(row, known, said.kept[places], said.logprobs[places])
 
     def _readable(self, sample: Sample) -> Sample:
         """Without places whose ids or probabilities make no sense; the fewest ids that any sample has."""
@@ -183,21 +196,17 @@ class _Shards:
         self.lost += int((sample.known & ~good).sum())
         return replace(sample, kept=kept, logprobs=logs, known=sample.known & good)
 
-    def _write(self, fresh: dict[str, tuple[Row, Sample]]) -> None:
+    def _write(self, fresh: dict[str, _Kept]) -> None:
         """One shard of these rows, unless an earlier conversion that was broken off wrote it."""
-        recorded = torch.from_numpy(np.stack([sample.known for _, sample in fresh.values()]))
+        recorded = torch.from_numpy(np.stack([kept.known for kept in fresh.values()]))
         self.tokens += int(recorded.sum())
         if shard_folder(self.path, list(fresh), recorded).exists():
             return
-        kept = [
-            (sample.kept[: len(sample.known)], sample.logprobs[: len(sample.known)], sample.known)
-            for _, sample in fresh.values()
-        ]
-        ids = np.concatenate([ids[known[: len(ids)]] for ids, _, known in kept])
-        logs = np.concatenate([logs[known[: len(logs)]] for _, logs, known in kept])
+        ids = np.concatenate([kept.ids for kept in fresh.values()])
+        logs = np.concatenate([kept.logs for kept in fresh.values()])
         tokens = [
             tokens_digest(torch.from_numpy(row.ids[:-1].copy()), torch.from_numpy(row.positions))
-            for row, _ in fresh.values()
+            for row in (kept.row for kept in fresh.values())
         ]
         write_shard(
             self.path,
