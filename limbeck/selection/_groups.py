@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ from limbeck.errors import NonFinite
 from limbeck.objectives._compiled import BLOCK, rowwise
 
 GROUP = 64
-# exp of less is 0 in every dtype; an id of logit -inf is brought here, since 0 * -inf would be NaN.
-_NOTHING = -800.0
+# 2 to the power of less is 0 in every dtype; a logit of -inf is brought here, since 0 * -inf would be NaN.
+_NOTHING = -1100.0
 _LOWEST = -1e30
 
 
@@ -36,8 +37,13 @@ class Groups:
 
         The peak goes first: logit - log-sum-exp at once would lose digits of a small difference of large numbers.
         """
-        found = self.logits[rows, groups].to(self.top.dtype)
+        found = self.opened(rows, groups)
         return found.sub_(self.peak[rows, None]).sub_(self.log_total[rows, None])
+
+    def opened(self, rows: Tensor, groups: Tensor) -> Tensor:
+        """Logits (pairs, 64) of the ids in some groups, in the dtype of their maxima."""
+        flat = self.logits.view(-1, GROUP)
+        return flat.index_select(0, rows * self.top.shape[1] + groups).to(self.top.dtype, copy=True)
 
     def sorted_into(self, mass: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """For points (tokens, points) on the cumulative mass: the group of each, and how far inside it lies.
@@ -58,6 +64,7 @@ def grouped(logits: Tensor) -> Groups:
     if vocab % GROUP:
         # A copy; who has many logits gives them a width of whole groups, its last ids at -inf.
         logits = nn.functional.pad(logits, (0, GROUP - vocab % GROUP), value=-torch.inf)
+    logits = logits.contiguous()
     top, total, weighted = _in_blocks(logits)
     peak = top.amax(-1)
     share = (top - peak[:, None]).exp_()  # (tokens, groups)
@@ -102,6 +109,8 @@ def _pass(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wide = logits if logits.dtype == torch.float64 else logits.float()
     groups = wide.view(wide.shape[0], wide.shape[1] // GROUP, GROUP)
     top = groups.amax(-1)
-    below = (groups - top.clamp(min=_LOWEST).unsqueeze(-1)).clamp(min=_NOTHING)
-    each = below.exp()
-    return top, each.sum(-1), (each * below).sum(-1)
+    # In powers of 2, which are made faster: of e the pass takes a fifth longer.
+    below = (groups - top.clamp(min=_LOWEST).unsqueeze(-1)) / math.log(2)
+    below = below.clamp(min=_NOTHING)
+    each = below.exp2()
+    return top, each.sum(-1), (each * below).sum(-1) * math.log(2)

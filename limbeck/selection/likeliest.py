@@ -18,16 +18,17 @@ def likeliest(logits: Tensor, k: int) -> TopK:
     found = grouped(logits)
     tokens, groups = found.top.shape
     looked = min(k, groups)
-    chosen = found.top.topk(looked).indices  # (tokens, looked)
+    chosen = found.top.topk(looked, sorted=False).indices  # (tokens, looked)
     rows = torch.arange(tokens, device=logits.device).repeat_interleave(looked)
-    candidates = found.logprobs(rows, chosen.flatten()).view(tokens, looked * GROUP)
-    logprobs, places = candidates.topk(k)
+    candidates = found.opened(rows, chosen.flatten()).view(tokens, looked * GROUP)
+    kept, places = candidates.topk(k)
     ids = chosen.gather(-1, places // GROUP) * GROUP + places % GROUP
+    logprobs = kept - found.peak[:, None] - found.log_total[:, None]
     return TopK(ids, logprobs, _rest(found, chosen, candidates, places))
 
 
 def _rest(found: Groups, chosen: Tensor, candidates: Tensor, places: Tensor) -> Tensor:
     """Log of the mass of the ids that are not kept (tokens,), summed: 1 - sum(kept) would lose it to rounding."""
-    inside = candidates.scatter_(-1, places, -torch.inf).logsumexp(-1)
-    outside = found.mass.scatter_(-1, chosen, 0.0).sum(-1).log()
-    return torch.logaddexp(inside, outside)
+    left = candidates.scatter_(-1, places, -torch.inf).sub_(found.peak[:, None]).exp_().sum(-1)
+    outside = found.mass.scatter_(-1, chosen, 0.0).sum(-1)
+    return (left / found.log_total.exp() + outside).log()

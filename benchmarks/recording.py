@@ -1,0 +1,178 @@
+"""Recording a teacher: how near to the speed of its trunk alone, and what memory beside; the plain way with logits too.
+
+Whole recordings are timed, with selection, encoding and committed shards. The plain way is what a script does: the
+model's own forward with all logits, log_softmax in float32, torch.topk; it writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from side_by_side import peak, race, ratio, save, seconds
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from limbeck.cache.format import CacheAbout
+from limbeck.data.loader import PackedSource
+from limbeck.data.pack import Stream
+from limbeck.models import layout, load, place
+from limbeck.recording import record
+from limbeck.sources.text import text
+from limbeck.teachers.live import Live
+
+TEACHER = "models/SmolLM2-135M-Instruct"
+KINDS: dict[str, dict[str, Any]] = {
+    "sample": {"kind": "sample"},
+    "topk+rest": {"kind": "topk+rest", "k": 64},
+}
+
+
+def materials(options: argparse.Namespace) -> tuple[PreTrainedModel, PackedSource]:
+    """The teacher and packed rows of text; small random ones of both where it must be quick."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.quick:
+        torch.manual_seed(0)
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+        config = LlamaConfig(vocab_size=300, num_attention_heads=2, num_key_value_heads=2, **shape)
+        ids = np.random.default_rng(0).integers(0, 299, 3000)
+        stream = Stream(ids, np.ones_like(ids), np.arange(0, 3001, 500), 299)
+        return LlamaForCausalLM(config).eval().to(device), PackedSource(stream, options.length)
+    model = load.load_model(TEACHER, dtype=place.dtype_of("auto", device)).to(device)
+    tokenizer = load.load_tokenizer(TEACHER)
+    separator = "<|endoftext|>"
+    rows = text(tokenizer, path=options.text, length=options.length, separator=separator)
+    return model, rows
+
+
+def trunk(model: PreTrainedModel, source: PackedSource, rows: int, micro: int) -> None:
+    """Hidden states of every row, and nothing made of them."""
+    with torch.no_grad():
+        for start in range(0, rows, micro):
+            layout.hidden(model, source.batch(range(start, start + micro)).to(model.device))
+
+
+def plainly(model: PreTrainedModel, source: PackedSource, rows: int, micro: int) -> None:
+    """The 64 likeliest of each token the way that a script takes."""
+    with torch.no_grad():
+        for start in range(0, rows, micro):
+            batch = source.batch(range(start, start + micro)).to(model.device)
+            logits = model(batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
+            found = logits.float().log_softmax(-1).topk(64)
+            _ = found.indices.cpu(), found.values.cpu()
+
+
+def ours(
+    model: PreTrainedModel, source: PackedSource, rows: int, micro: int | None, kind: str
+) -> int:
+    """A whole recording into a folder that is then removed; its bytes."""
+    vocab = model.config.vocab_size
+    folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
+    try:
+        about = CacheAbout("0" * 64, "0" * 64, vocab, source.length, **KINDS[kind])
+        done = record(
+            Live(model, vocab=vocab),
+            source,
+            range(rows),
+            folder,
+            about,
+            micro_rows=micro,
+            rows_per_shard=4,
+            device=model.device,
+        )
+        return done.bytes
+    finally:
+        shutil.rmtree(folder)
+
+
+def speed(
+    model: PreTrainedModel, source: PackedSource, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Tokens a second, and shares of the trunk's speed."""
+    rows, micro = options.rows, options.micro
+    runners: dict[str, Callable[[], Any]] = {
+        "trunk": lambda: trunk(model, source, rows, micro),
+        **{kind: (lambda kind=kind: ours(model, source, rows, micro, kind)) for kind in KINDS},
+        "plain": lambda: plainly(model, source, rows, micro),
+    }
+    times = race(runners, rounds=options.rounds)
+    tokens = rows * source.length
+    counted = sum(float(source.batch([row]).weights.sum()) for row in range(rows))
+    return [
+        {
+            "what": label,
+            "tokens/s": tokens / seconds(times, label),
+            "of trunk": ratio(times, "trunk", label),
+            "bytes/token": ours(model, source, rows, micro, label) / counted
+            if label in KINDS
+            else "",
+        }
+        for label in runners
+    ]
+
+
+def memory(
+    model: PreTrainedModel, source: PackedSource, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Megabytes above what is resident, at several numbers of rows in one forward."""
+    found = []
+    for micro in (1, 4, 16):
+        rows = max(micro, 4)
+        row: dict[str, Any] = {"rows of a forward": micro, "tokens": micro * source.length}
+        runners: dict[str, Callable[[], Any]] = {
+            "trunk": lambda rows=rows, micro=micro: trunk(model, source, rows, micro),
+            **{
+                kind: (
+                    lambda rows=rows, micro=micro, kind=kind: ours(model, source, rows, micro, kind)
+                )
+                for kind in KINDS
+            },
+            "plain": lambda rows=rows, micro=micro: plainly(model, source, rows, micro),
+        }
+        for label, runner in runners.items():
+            if label == "plain" and micro > options.plain_rows:
+                continue
+            runner()
+            row[f"{label} MB"] = peak(runner)
+        found.append(row)
+    return found
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny random model, to see that it runs"
+    )
+    parser.add_argument("--rows", type=int, default=4, help="of a recording")
+    parser.add_argument("--micro", type=int, default=2, help="rows of a forward")
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--plain-rows", type=int, default=4, help="most rows of a forward with all logits"
+    )
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--text", default="../shared/data/wikitext2/valid.raw.txt")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = asked()
+    torch.set_num_threads(options.threads)
+    if options.quick:
+        options.rows, options.length, options.rounds, options.plain_rows = 4, 64, 1, 1
+    model, source = materials(options)
+    note = f"{options.rows} rows of {options.length} tokens, {options.micro} a forward"
+    save("recording", speed(model, source, options), note=note, quick=options.quick)
+    if not options.no_memory:
+        name = "recording-memory"
+        save(name, memory(model, source, options), note=note, quick=options.quick)
+
+
+if __name__ == "__main__":
+    main()
