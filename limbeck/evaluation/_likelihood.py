@@ -63,7 +63,7 @@ def loglikelihoods(
     requests: ids of a context and of its continuation. What exceeds `longest` (the model's own length) is cut
     from the left of the context. A model that the tree does not suit reads each request by itself.
     """
-    model.eval()
+    model = layout.plain_model(model.eval())
     inputs, labels = _cut(requests, longest or longest_input(model))
     if not suits(model, max((len(one) for one in inputs), default=0)):
         return _one_by_one(model, inputs, labels)

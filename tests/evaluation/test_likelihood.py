@@ -10,6 +10,7 @@ from tiny_families import BAMBA, FAMILIES, build
 
 from limbeck.errors import DataError
 from limbeck.evaluation._likelihood import loglikelihoods, longest_input, suits, tree
+from limbeck.models import layout
 
 
 def ids(length, seed):
@@ -84,6 +85,21 @@ def test_models_that_a_tree_does_not_suit_read_each_request_by_itself(family, ch
     model = build(family, **changes)
     assert not suits(model, 30)
     assert_same(loglikelihoods(model, REQUESTS), naive(model, REQUESTS), atol=1e-4)
+
+
+def test_an_adapted_model_is_judged_with_its_adapter():
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(tiny.llama(), settings)
+    found = loglikelihoods(adapted, REQUESTS)
+    assert_same(found, naive(adapted.eval(), REQUESTS), atol=1e-4)
+    assert abs(found[0][0] - loglikelihoods(tiny.llama(), REQUESTS)[0][0]) > 1e-3
+
+
+def test_a_model_that_was_packed_before_reads_trees_as_well():
+    model = tiny.llama(dtype=torch.float64)
+    layout.hidden(model, tiny.batch(2, 9, documents=(4, 5)))
+    assert_same(loglikelihoods(model, REQUESTS), naive(model, REQUESTS), atol=1e-10)
 
 
 def test_what_requests_share_is_read_once():
