@@ -26,6 +26,8 @@ class TreeLM(HFLM):  # type: ignore[misc]
     So `lm_eval.simple_evaluate(model=TreeLM(...))` tokenises, truncates and generates as lm-eval does.
     """
 
+    batch_size_per_gpu: int  # lm-eval's own, by which it generates and rolls
+
     def __init__(
         self,
         model: PreTrainedModel,
