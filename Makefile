@@ -8,11 +8,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+PEERS := $(VENV)/.peers
+BENCHMARKS := startup head step recording codec sampling attention data evaluation
 # Workers of the tests; each computes with one thread, so two of them fill two cores.
 WORKERS ?= 2
 JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
 
-.PHONY: help venv quickstart test test-slow journey bench lint format docs clean
+.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality lint format docs clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,9 +47,25 @@ journey: $(STAMP) ## The three runs on WikiText-2 of docs/results.md (about 45 m
 	$(BIN)/limbeck fetch smollm2
 	for recipe in $(JOURNEY); do $(BIN)/limbeck train $$recipe; done
 
-bench: $(STAMP) ## The benchmarks, a few minutes; see benchmarks/README.md
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/head_step.py
+bench: $(PEERS) ## The benchmarks beside their peers, about 20 minutes on 2 quiet cores; writes docs/benchmarks.md
+	$(BIN)/limbeck fetch smollm2
+	for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py || exit 1; done
+	$(BIN)/python benchmarks/page.py
+
+bench-gpu: $(PEERS) ## The same on a CUDA device; where there is none, at tiny sizes, to see that all of it runs
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
+	  echo "There is no CUDA device here: tiny sizes on the CPU. No GPU figure exists yet."
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(MAKE) bench; \
+	else for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py --quick || exit 1; done; fi
+
+bench-quality: $(STAMP) ## Quality for a byte of cache: 24 runs, hours; goes on where it stopped
+	$(BIN)/limbeck fetch smollm2
+	$(BIN)/python benchmarks/quality.py
+
+$(PEERS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
 
 lint: $(STAMP) ## Format, lint and types, as the tests of a change will see them
 	$(BIN)/ruff format --check .

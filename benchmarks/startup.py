@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+import side_by_side as sbs
 
 COMMANDS = {
     "python, nothing else": ["-c", "pass"],
     "limbeck --help": ["-m", "limbeck", "--help"],
     "limbeck list": ["-m", "limbeck", "list"],
+    "limbeck show recipes/quickstart.yaml": ["-m", "limbeck", "show", "recipes/quickstart.yaml"],
 }
 
 
@@ -32,17 +34,19 @@ def seconds(arguments: list[str], number: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Prints the medians, and writes results/startup.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--number", type=int, default=10, help="times that each is started")
-    parser.add_argument("--json", type=Path, help="a file to write the seconds to")
+    parser.add_argument("--quick", action="store_true", help="once each, nothing written")
     options = parser.parse_args()
-    print("| command | wall s | CPU s |\n|---|---|---|")
-    found = {}
-    for name, arguments in COMMANDS.items():
-        found[name] = seconds(arguments, options.number)
-        print(f"| {name} | {found[name]['wall']:.2f} | {found[name]['cpu']:.2f} |", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    commands = COMMANDS
+    if importlib.util.find_spec("trl") is not None:
+        commands = COMMANDS | {"trl --help": ["-m", "trl.cli.main", "--help"]}
+    rows = []
+    for name, arguments in commands.items():
+        found = seconds(arguments, 1 if options.quick else options.number)
+        rows.append({"command": name, "wall seconds": found["wall"], "CPU seconds": found["cpu"]})
+    sbs.save("startup", rows, note="median of fresh processes", quick=options.quick)
 
 
 if __name__ == "__main__":

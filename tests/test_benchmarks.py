@@ -3,7 +3,6 @@
 import importlib.util
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,31 +18,6 @@ def loaded(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def head_step(monkeypatch):
-    return loaded("head_step", monkeypatch)
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_both_variants_give_the_same_gradients(head_step, number):
-    case = replace(head_step.TINY[number], tokens=300)
-    assert head_step.apart(case) <= head_step.TOLERANCE
-
-
-def test_variants_that_differ_are_not_timed(head_step, monkeypatch):
-    def longer(hidden, head, teacher, rows, terms, coefficients, *, chunk):
-        return head_step.whole(hidden * 1.01, head, teacher, rows, terms, coefficients)
-
-    monkeypatch.setattr(head_step, "chunked", longer)
-    with pytest.raises(SystemExit, match="gradients differ"):
-        head_step.measured(replace(head_step.TINY[0], tokens=40), 1, 1)
-
-
-def test_rounds_are_interleaved_and_each_is_kept(head_step):
-    found = head_step.rounds(replace(head_step.TINY[1], tokens=40), 3)
-    assert {name: len(seconds) for name, seconds in found.items()} == {"chunked": 3, "whole": 3}
 
 
 def test_every_layout_of_a_cache_is_read_and_ours_is_near(monkeypatch):

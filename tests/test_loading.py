@@ -216,5 +216,5 @@ def test_an_objective_that_a_cache_cannot_serve_is_refused_before_anything_is_lo
     asked(["forward_kl", "cross_entropy"])
     with pytest.raises(RecipeError, match=r"stages\[0\].objective\[1\]: 'reverse_kl' cannot learn"):
         asked([{"cross_entropy": {"weight": 0.5}}, "reverse_kl"])
-    with pytest.raises(RecipeError, match="temperature 2.0 found"):
+    with pytest.raises(RecipeError, match=r"temperature 2\.0 found"):
         asked([{"forward_kl": {"temperature": 2.0}}])

@@ -1,0 +1,82 @@
+"""Writes docs/benchmarks.md from results/*.json: what was measured last, with versions and machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
+
+# What each table is called, and what it says in one sentence.
+TITLES = {
+    "head": "B1. The head with a dense teacher",
+    "head_memory": "B1. Its memory",
+    "head_kinds": "B2 and B3. Other targets and divergences",
+    "recording": "B4. Recording a teacher",
+    "codec": "B5. Bytes and back",
+    "attention": "B6. Attention inside documents",
+    "packing": "B6. Whole steps on documents of many lengths",
+    "step": "B6 and B7. Whole optimizer steps",
+    "quality": "B8. Quality for a byte",
+    "sampling": "B8. Bias and variance of what is kept",
+    "tokenise": "B9. Text to ids",
+    "pack": "B9. Documents to rows",
+    "evaluation": "B10. Multiple choice with shared prefixes",
+    "startup": "B11. Until a command answers",
+}
+HEAD = """# Benchmarks
+
+*Written by `make bench`, which measures all of it again; do not edit. How each is measured stands in
+[benchmarks/README.md](../benchmarks/README.md).*
+
+Ours and theirs run in one process on the same tensors, turn by turn; a ratio is the median over rounds of CPU seconds.
+Absolute figures are those of the machine named under each table. {gpu}
+"""
+NO_GPU = (
+    "**No GPU figure exists yet**: `make bench-gpu` runs the same on a CUDA device, and at tiny sizes where there "
+    "is none."
+)
+
+
+def page(results: Path = RESULTS) -> str:
+    """The whole page."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    devices = [str(one["machine"]["device"]) for one in found.values()]
+    lines = [HEAD.format(gpu="" if any("NVIDIA" in name for name in devices) else NO_GPU)]
+    for name in [*TITLES, *(name for name in found if name not in TITLES)]:
+        if name in found:
+            lines += section(TITLES.get(name, name), found[name])
+    return "\n".join(lines)
+
+
+def section(title: str, result: dict[str, Any]) -> list[str]:
+    """Heading, note, table, machine."""
+    rows, machine = result["rows"], result["machine"]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [f"## {title}", ""]
+    if result["note"]:
+        lines += [f"{result['note'][:1].upper()}{result['note'][1:]}.".replace("..", "."), ""]
+    lines += [f"| {' | '.join(keys)} |", f"|{'---|' * len(keys)}"]
+    lines += [f"| {' | '.join(shown(row.get(key, '')) for key in keys)} |" for row in rows]
+    native = " and ".join(machine["bfloat16"]) or "no instructions for bfloat16"
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return [
+        *lines,
+        "",
+        f"{machine['device']}, {machine['threads']} threads, {native}; {versions}.",
+        "",
+    ]
+
+
+def shown(value: Any) -> str:
+    """A cell: four digits of a fraction."""
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"{PAGE} is written.")
