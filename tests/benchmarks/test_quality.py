@@ -11,7 +11,8 @@ HERE = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("quality", "top 64 and rest"), ("recording", "topk+rest"), ("sampling", "rs")]
+    ("name", "said"),
+    [("quality", "top 64 and rest"), ("recording", "topk+rest"), ("sampling", "rs")],
 )
 def test_it_runs_at_tiny_sizes_and_leaves_the_results_alone(name, said):
     folder = HERE / "benchmarks/results"
