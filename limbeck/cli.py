@@ -166,6 +166,9 @@ def _own_work() -> None:
 
 def main() -> None:
     """The command line. Errors of the user end in one message, not in a traceback."""
+    # Before PyTorch is imported: threads that wait by spinning take the cores from whatever else runs here, and
+    # from one another's work; on two busy cores a row function took seven times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except Interrupted as reason:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from limbeck import assembly, files, loading
 from limbeck.errors import Interrupted, LimbeckError, NonFinite
+from limbeck.objectives import _compiled
 from limbeck.objectives.forward_kl import forward_kl
 from limbeck.students import pruned
 from limbeck.training import checkpoint, meter
@@ -232,3 +233,18 @@ def test_a_run_may_begin_in_a_later_stage(place):
     elsewhere = [stages[0] | {"name": "other"}]
     with pytest.raises(LimbeckError, match="is of stage two; wanted one of other"):
         tiny_folder.trained(tiny_folder.short(place, "wrong", stages=elsewhere, resume=told))
+
+
+@pytest.mark.skipif(not _compiled.able("cpu"), reason="no C++ compiler is here")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it itself
+def test_compiled_blocks_learn_what_plain_ones_learn(place):
+    compute = {"device": "cpu", "dtype": "float32", "threads": 1}
+    plain = tiny_folder.trained(tiny_folder.short(place, "plain-blocks", compute=compute))
+    asked = tiny_folder.short(place, "compiled-blocks", compute=compute | {"compile": True})
+    found, wanted = (
+        tiny_folder.weights(tiny_folder.trained(asked), 4),
+        tiny_folder.weights(plain, 4),
+    )
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], atol=1e-4, rtol=1e-3)

@@ -51,7 +51,9 @@ class Alive:
 
     @torch.no_grad()
     def signal(self, batch: Batch, wanted: Wanted) -> Signal:
-        return Signal(hidden=batch.pick(layout.hidden(self.model, batch)), head=layout.head(self.model))
+        return Signal(
+            hidden=batch.pick(layout.hidden(self.model, batch)), head=layout.head(self.model)
+        )
 
 
 def stage(**changes: object) -> Stage:

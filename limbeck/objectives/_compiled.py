@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import shutil
+import types
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -17,6 +19,7 @@ T = TypeVar("T", bound=Callable[..., object])
 WIDE = 4096
 # Rows of one call on a CPU: their logits stay in the core's own cache from one pass to the next.
 BLOCK = 32
+_NUMBERS = itertools.count()
 
 
 def rowwise(function: T) -> T:
@@ -33,13 +36,31 @@ def rowwise(function: T) -> T:
         if not wide or not able(first.device.type):
             return function(first, *others)
         if compiled is None:
-            compiled = torch.compile(function)
+            compiled = torch.compile(_apart(function))
         for one in (first, *others):
             if isinstance(one, Tensor) and one.ndim > 1 and one.shape[0] == first.shape[0]:
                 torch._dynamo.maybe_mark_dynamic(one, 0)
         return compiled(first, *others)
 
     return cast(T, either)
+
+
+def _apart(function: Callable[..., object]) -> Callable[..., object]:
+    """The function with a code object of its own.
+
+    The compiler counts recompilations by code object and gives up after eight: closures of one definition, each
+    for other terms, would share that count.
+    """
+    name = f"{function.__name__}_{next(_NUMBERS)}"
+    made = types.FunctionType(
+        function.__code__.replace(co_name=name),
+        function.__globals__,
+        name,
+        function.__defaults__,
+        function.__closure__,
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 @functools.cache

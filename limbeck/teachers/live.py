@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,12 +21,14 @@ class Live:
 
     With several ranks the trunk is sharded over them (FSDP2), so each rank must ask equally often. The head stays
     whole on every rank: the objectives read it in chunks all through the step, so gathering it would save nothing.
+    On a device of its own it hands hidden states over to that of the batch, where a copy of the head stays.
     """
 
     def __init__(self, model: PreTrainedModel, *, vocab: int | None = None, name: str = "") -> None:
         self.name = name or str(model.name_or_path)
         self.model = model.eval().requires_grad_(False)
         self.vocab = vocab
+        self._elsewhere: dict[torch.device, layout.Head] = {}
         layout.head(model, vocab=vocab)  # refuses now what would fail in the first step
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             _shard(self.model)
@@ -40,13 +43,25 @@ class Live:
             )
         if not wanted.distribution:
             return Signal()
-        hidden = layout.hidden(self.model, batch)
+        asked = batch.input_ids.device
+        here = batch.to(self.model.device)
+        hidden = layout.hidden(self.model, here)
         if hidden.shape[0] != batch.input_ids.numel():
             raise ModelError(
                 f"teacher.live {self.name}: {hidden.shape[0]:,} hidden states for "
                 f"{batch.input_ids.numel():,} tokens."
             )
-        return Signal(hidden=batch.pick(hidden), head=layout.head(self.model, vocab=self.vocab))
+        return Signal(hidden=here.pick(hidden).to(asked, non_blocking=True), head=self._head(asked))
+
+    def _head(self, device: torch.device) -> layout.Head:
+        """The head on the student's device: the model's own, or a copy that is made once."""
+        own = layout.head(self.model, vocab=self.vocab)
+        if own.weight.device == device:
+            return own
+        if device not in self._elsewhere:
+            bias = None if own.bias is None else own.bias.to(device)
+            self._elsewhere[device] = replace(own, weight=own.weight.to(device), bias=bias)
+        return self._elsewhere[device]
 
 
 def _shard(model: PreTrainedModel) -> None:

@@ -68,3 +68,16 @@ def test_one_compilation_serves_any_number_of_rows():
     assert graphs["unique_graphs"] == before + 1
     doubled(torch.ones(5, WIDE - 1))
     assert graphs["unique_graphs"] == before + 1
+
+
+@pytest.mark.skipif(not _compiled.able("cpu"), reason="no C++ compiler is here")
+def test_many_functions_of_one_definition_are_all_compiled():
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+
+    def times(factor):
+        return rowwise(lambda rows: rows * factor)
+
+    for factor in range(10):
+        assert times(factor)(torch.ones(2, WIDE)).sum() == 2 * factor * WIDE
+    assert graphs["unique_graphs"] == before + 10
