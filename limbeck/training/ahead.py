@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 
@@ -56,8 +57,9 @@ class Ahead:
             here = batch.to(self.device)
             return tuple(positions), here, self.teacher.signal(here, Wanted())
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)
+            self._stream = cast(Any, torch.cuda.Stream)(self.device)
         # Memory that the student has freed may still be read by it: the other stream begins after that.
+        assert self._stream is not None
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             here = batch.to(self.device)
