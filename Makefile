@@ -14,7 +14,7 @@ BENCHMARKS := startup head step recording codec sampling attention data evaluati
 WORKERS ?= 2
 JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
 
-.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality lint format docs clean
+.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality gate lint format docs clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ bench-gpu: $(PEERS) ## The same on a CUDA device; where there is none, at tiny s
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  $(MAKE) bench; \
 	else for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py --quick || exit 1; done; fi
+
+gate: $(STAMP) ## Two cheap benchmark rows that must not get worse, with slack
+	$(BIN)/python benchmarks/gate.py
 
 bench-quality: $(STAMP) ## Quality for a byte of cache: 24 runs, hours; goes on where it stopped
 	$(BIN)/limbeck fetch smollm2

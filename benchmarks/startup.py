@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import side_by_side as sbs
 
@@ -16,7 +17,6 @@ COMMANDS = {
     "python, nothing else": ["-c", "pass"],
     "limbeck --help": ["-m", "limbeck", "--help"],
     "limbeck list": ["-m", "limbeck", "list"],
-    "limbeck show recipes/quickstart.yaml": ["-m", "limbeck", "show", "recipes/quickstart.yaml"],
 }
 
 
@@ -40,8 +40,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="once each, nothing written")
     options = parser.parse_args()
     commands = COMMANDS
+    if Path("models/SmolLM2-135M-Instruct").is_dir():  # 'limbeck fetch smollm2' brings it
+        recipe = "recipes/quickstart.yaml"
+        commands = COMMANDS | {f"limbeck show {recipe}": ["-m", "limbeck", "show", recipe]}
     if importlib.util.find_spec("trl") is not None:
-        commands = COMMANDS | {"trl --help": ["-m", "trl.cli.main", "--help"]}
+        commands = commands | {"trl --help": ["-m", "trl.cli.main", "--help"]}
     rows = []
     for name, arguments in commands.items():
         found = seconds(arguments, 1 if options.quick else options.number)
