@@ -43,7 +43,9 @@ NO_GPU = (
 def page(results: Path = RESULTS) -> str:
     """The whole page."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
-    found = {name: one for name, one in found.items() if "rows" in one}  # not the runs behind a table
+    found = {
+        name: one for name, one in found.items() if "rows" in one
+    }  # not the runs behind a table
     devices = [str(one["machine"]["device"]) for one in found.values()]
     lines = [HEAD.format(gpu="" if any("NVIDIA" in name for name in devices) else NO_GPU)]
     for name in [*TITLES, *(name for name in found if name not in TITLES)]:
