@@ -20,7 +20,7 @@ from peers import Case
 from limbeck.objectives._buffers import Room
 
 TOKENS, VOCAB, WIDTH = 512, 49_152, 576
-# Measured on 2 quiet cores: see the row 'plain' in docs/benchmarks.md.
+# Found on 2 quiet cores: 1.08 and 4.8.
 LIMITS = {"time, plain over limbeck": 0.8, "memory, plain over limbeck": 3.5}
 TRIES = 3
 

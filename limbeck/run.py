@@ -103,7 +103,8 @@ def _train_all(runs: list[tuple[Ground, Folder]], world: parallel.World, stop: S
     learning, controls = [], []
     for base, folder in runs:
         student, *alone = arms(base, world, folder, stop)
-        learning.append(replace(student, title=_title(base)))
+        named = f"student {base.recipe.name}" if len(runs) > 1 else "student"
+        learning.append(replace(student, title=named))
         controls += alone
     # One teacher for all of them: the first arm's.
     train([replace(arm, teacher=learning[0].teacher) for arm in learning])
@@ -116,11 +117,6 @@ def _train_all(runs: list[tuple[Ground, Folder]], world: parallel.World, stop: S
             arm.folder.begin(loading.dump(arm.recipe), _identity)
         train([arm])
     gc.collect()
-
-
-def _title(base: Ground) -> str:
-    """What progress calls a student: by its run's name where there are several."""
-    return f"student {base.recipe.name}" if Path(base.recipe.runs).name == "students" else "student"
 
 
 def _teacher(base: Ground, stop: Stop, world: parallel.World) -> Teacher | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save, save_file
@@ -12,38 +11,10 @@ from torch import Tensor
 
 from limbeck import files
 from limbeck.errors import Damaged
+from limbeck.types import HeadLike
 
 FOLDER = "head"
 _TENSORS = "head.safetensors"
-
-
-class Plain(Protocol):
-    """A head as models/layout.py has it: hidden @ weight.T + bias, cut to vocab, scaled, soft-capped."""
-
-    @property
-    def weight(self) -> Tensor:
-        """(vocab or more, width)."""
-        ...
-
-    @property
-    def bias(self) -> Tensor | None:
-        """(vocab or more,), where the family has one."""
-        ...
-
-    @property
-    def scale(self) -> float:
-        """What logits are multiplied by."""
-        ...
-
-    @property
-    def softcap(self) -> float | None:
-        """What logits are softly limited to."""
-        ...
-
-    @property
-    def vocab(self) -> int:
-        """Ids that count."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,12 +28,12 @@ class StoredHead:
     vocab: int
 
 
-def head_digest(head: Plain) -> str:
+def head_digest(head: HeadLike) -> str:
     """SHA-256 of the numbers of a head, and of how they are finished: 64 hexadecimal digits."""
     return files.digest(files.digest(save(_tensors(head))).encode() + files.canonical(_said(head)))
 
 
-def write_head(path: Path, head: Plain) -> str:
+def write_head(path: Path, head: HeadLike) -> str:
     """Commits the head of a cache, once, and returns its digest; one that is there already is compared."""
     digest = head_digest(head)
     folder = path / FOLDER
@@ -88,7 +59,7 @@ def read_head(path: Path, digest: str) -> StoredHead:
     return StoredHead(tensors["weight"], tensors.get("bias"), **said)
 
 
-def _tensors(head: Plain) -> dict[str, Tensor]:
+def _tensors(head: HeadLike) -> dict[str, Tensor]:
     """The rows of the ids that count."""
     with torch.no_grad():
         found = {"weight": head.weight[: head.vocab].cpu().clone().contiguous()}
@@ -97,5 +68,5 @@ def _tensors(head: Plain) -> dict[str, Tensor]:
     return found
 
 
-def _said(head: Plain) -> dict[str, float | int | None]:
+def _said(head: HeadLike) -> dict[str, float | int | None]:
     return {"scale": float(head.scale), "softcap": head.softcap, "vocab": head.vocab}

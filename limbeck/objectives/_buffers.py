@@ -7,7 +7,8 @@ from torch import Tensor
 
 from limbeck.types import HeadLike, Signal
 
-# Bytes of logits on a CPU, both sides: beyond them nothing gets faster (benchmarks/head.py).
+# Bytes of logits on a CPU, both sides: a bound on memory. Chunks of fewer than 256 rows, as float32 and wide
+# vocabularies get, make the products slower (docs/benchmarks.md).
 _BUFFERS = 52_000_000
 _LEAST_ROWS, _MOST_ROWS = 64, 256
 _FEW_CHUNKS = 32

@@ -41,6 +41,7 @@ class Ahead:
         waiting, self._next = self._next, None
         if waiting is None or waiting[0] != tuple(positions):
             waiting = self._made(positions)
+        self._read.pop(waiting[0], None)
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
         early = self.device.type == "cuda" if self.early is None else self.early
@@ -50,7 +51,6 @@ class Ahead:
 
     def _made(self, positions: Sequence[int]) -> tuple[tuple[int, ...], Batch, Signal | None]:
         batch = self.batch(positions)
-        del self._read[tuple(positions)]
         if self.teacher is None:
             return tuple(positions), batch.to(self.device), None
         if self.device.type != "cuda":

@@ -1,5 +1,6 @@
 """What the teacher says is the same, whether it is asked in time or one batch early."""
 
+import pytest
 import tiny
 import tiny_run
 import torch
@@ -53,7 +54,8 @@ def test_another_batch_than_was_foreseen_is_made_anew():
     assert batch.addresses == ("4", "5")
 
 
-def test_a_batch_is_read_once():
+@pytest.mark.parametrize("early", [False, True])
+def test_a_batch_is_read_once_and_none_is_kept_after_it_was_taken(early):
     class Once(tiny_run.Ragged):
         def batch(self, positions):
             assert positions not in seen
@@ -61,9 +63,11 @@ def test_a_batch_is_read_once():
             return super().batch(positions)
 
     seen = []
-    ahead = Ahead(Once(), None, CPU)
-    for place in PLACES:
-        weights = ahead.batch(place).weights
-        batch, signal = ahead.take(place, None)
-        assert signal is None
-        assert batch.weights is weights or torch.equal(batch.weights, weights)
+    ahead = Ahead(Once(), Counted(), CPU, early=early)
+    for place, following in zip(PLACES, [*PLACES[1:], None], strict=True):
+        weights = ahead.batch(
+            place
+        ).weights  # as the loop does, also of a batch that is there early
+        batch, _ = ahead.take(place, following)
+        assert torch.equal(batch.weights, weights)
+    assert not ahead._read
