@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.metadata
 import json
 import platform
 import statistics
@@ -21,6 +20,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from limbeck import provenance
 
 RESULTS = Path(__file__).parent / "results"
 _PEERS = ("torch", "transformers", "trl", "liger-kernel", "lm-eval", "datasets", "numpy")
@@ -101,7 +102,7 @@ def save(
         "name": name,
         "note": note,
         "machine": machine(),
-        "versions": versions(),
+        "versions": provenance.versions(_PEERS),
         "rows": list(rows),
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
@@ -113,17 +114,6 @@ def machine() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     native = [name for name in ("avx512_bf16", "amx_bf16", "arm_bf16") if able.get(name)]
     return {"device": device, "bfloat16": native, "threads": torch.get_num_threads()}
-
-
-def versions() -> dict[str, str]:
-    """Of what is compared here, as far as it is installed."""
-    found = {"python": platform.python_version()}
-    for name in _PEERS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _shown(value: Any) -> str:

@@ -17,10 +17,10 @@ from limbeck.recipe import Recipe
 PACKAGES = ("limbeck", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """The versions of what a run computes with."""
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """The versions of what a run computes with, as far as it is installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
