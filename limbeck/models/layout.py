@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
 from limbeck.models import attention
+from limbeck.objectives._rows import Finish
 from limbeck.types import Batch
 
 _NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm")
@@ -75,20 +76,11 @@ class Head:
     softcap: float | None
     vocab: int
 
-    def finish(self, raw: Tensor) -> Tensor:
-        """Logits (tokens, vocab) in float32 or float64 from hidden @ weight.T (+ bias), (tokens, rows)."""
-        logits = raw if raw.shape[-1] == self.vocab else raw[..., : self.vocab]
-        if logits.dtype != torch.float64:
-            logits = logits.float()  # scale and soft-cap in float32, also of bf16 products
-        if self.scale != 1:
-            logits = logits * self.scale
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
-
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits (tokens, vocab) of hidden states (tokens, width)."""
-        return self.finish(nn.functional.linear(hidden, self.weight, self.bias))
+        """Logits (tokens, vocab) of hidden states (tokens, width), in float32 or float64 also of bf16 products."""
+        raw = nn.functional.linear(hidden, self.weight, self.bias)
+        real = raw if raw.shape[-1] == self.vocab else raw[..., : self.vocab]
+        return Finish(self.scale, self.softcap)(real)
 
 
 def head(model: nn.Module, *, vocab: int | None = None) -> Head:

@@ -5,7 +5,7 @@ what is kept for the backward pass is one gradient of the hidden states and one 
 operator of _fused.py; any other has a graph over one chunk.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -45,8 +45,7 @@ def chunked(
     learning = torch.is_grad_enabled()
     parts = (hidden, head.weight, head.bias)
     wanted = tuple(learning and part is not None and part.requires_grad for part in parts)
-    precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    fusion = Fusion.of(terms, coefficients, precise)
+    fusion = Fusion.of(terms, coefficients, hidden)
     size = chunk or rows_at_once(head, hidden, teacher)
     job = _Job(
         head, teacher, rows, tuple(terms), tuple(coefficients), size, wanted, fusion, room or Room()
@@ -75,20 +74,6 @@ def whole(
         with torch.no_grad():
             distribution = teacher.distribution(slice(0, hidden.shape[0]))
     return _sums(student, distribution, rows, terms, coefficients)
-
-
-def measured(
-    hidden: Tensor, head: HeadLike, teacher: Signal | None, rows: Rows, *, chunk: int = 256
-) -> Iterator[tuple[Tensor, Distribution | None, Rows, slice]]:
-    """Student logits, teacher distribution, rows and place of each chunk of tokens, without gradients.
-
-    hidden: (tokens, width). Yields logits (chunk, vocab), then what the teacher says of them, or None.
-    """
-    for part in _parts(hidden.shape[0], chunk):
-        with torch.no_grad():
-            student = head(hidden[part])
-            distribution = None if teacher is None else teacher.distribution(part)
-        yield student, distribution, rows[part], part
 
 
 @dataclass(frozen=True)

@@ -47,26 +47,35 @@ class Found:
 
 
 class Fusion:
-    """Terms that can all be fused, with their coefficients, on one device. `of` gives None where one cannot be."""
+    """Terms that can all be fused, with their coefficients, of the precision and on the device of `like`. `of` gives None where one cannot be."""
 
     def __init__(
-        self, terms: tuple[Fused, ...], coefficients: Sequence[float], precise: torch.dtype
+        self, terms: tuple[Fused, ...], coefficients: Sequence[float], like: Tensor
     ) -> None:
         self.terms = terms
         self.coefficients = [float(value) for value in coefficients]
-        self.precise = precise
+        self.precise = torch.float64 if like.dtype == torch.float64 else torch.float32
         wanted = {1.0 if term.between is None else term.temperature for term in terms}
         self.temperatures = sorted(wanted)
+        # Made once for all chunks: each would wait for a device.
+        factors = [
+            coefficient * term.scale / term.temperature
+            for term, coefficient in zip(terms, self.coefficients, strict=True)
+            if term.between is not None
+        ]
+        inverse = [1 / temperature for temperature in self.temperatures]
+        self.factors = torch.tensor(
+            [*factors, self.label_factor], dtype=self.precise, device=like.device
+        )  # (divergences + 1,)
+        self.inverse = torch.tensor(inverse, dtype=self.precise, device=like.device)
 
     @classmethod
-    def of(
-        cls, terms: Sequence[Any], coefficients: Sequence[float], precise: torch.dtype
-    ) -> Fusion | None:
+    def of(cls, terms: Sequence[Any], coefficients: Sequence[float], like: Tensor) -> Fusion | None:
         """The terms as the operator sees them, or None where one of them needs the graph."""
         found = [_fused(term) for term in terms]
         if not found or None in found:
             return None
-        return cls(tuple(cast(list[Fused], found)), coefficients, precise)
+        return cls(tuple(cast(list[Fused], found)), coefficients, like)
 
     def group(self, term: Fused) -> int:
         """Which of the temperatures it has."""
@@ -83,10 +92,6 @@ class Fusion:
         given = any(term.between is None for term in self.terms)
         return self.temperatures.index(1.0) if given else None
 
-    def inverse(self, device: torch.device) -> Tensor:
-        """(temperatures,)."""
-        return torch.tensor([1 / t for t in self.temperatures], dtype=self.precise, device=device)
-
     @property
     def label_factor(self) -> float:
         """The coefficient of cross-entropy."""
@@ -101,15 +106,7 @@ def dense(
     mine, theirs = finishes
     kinds = [term for term in fusion.terms if term.between is not None]
     pairs = tuple(Pair(cast(Any, term.between), term.options, fusion.group(term)) for term in kinds)
-    factors = [
-        coefficient * term.scale / term.temperature
-        for term, coefficient in zip(fusion.terms, fusion.coefficients, strict=True)
-        if term.between is not None
-    ]
-    constants = (
-        torch.tensor([*factors, fusion.label_factor], dtype=fusion.precise, device=raw.device),
-        fusion.inverse(raw.device),
-    )
+    constants = (fusion.factors, fusion.inverse)
     job = _rows.comparison(pairs, len(fusion.temperatures), fusion.labelled, mine, theirs)
     at_label, by_label = _at(raw, rows.labels.unsqueeze(-1), mine)
     weights = rows.weights.to(fusion.precise)
@@ -126,7 +123,7 @@ def dense(
 
 def topk(raw: Tensor, teacher: TopK, rows: Rows, fusion: Fusion, finish: Finish) -> Found:
     """The teacher's kept ids beside: the graph is over (tokens, k) only. raw becomes the slope."""
-    inverse, weights = fusion.inverse(raw.device), rows.weights.to(fusion.precise)
+    inverse, weights = fusion.inverse, rows.weights.to(fusion.precise)
     at_label, by_label = _at(raw, rows.labels.unsqueeze(-1), finish)
     kept, by_kept = _at(raw, teacher.ids, finish)
     raw.scatter_(1, teacher.ids, -torch.inf)
@@ -167,7 +164,7 @@ def weighed_ids(
     raw: Tensor, teacher: Sampled | None, rows: Rows, fusion: Fusion, finish: Finish
 ) -> Found:
     """Targets that are weights on ids: a sampled teacher, the labels, or both; all at temperature 1."""
-    inverse, weights = fusion.inverse(raw.device), rows.weights.to(fusion.precise)
+    inverse, weights = fusion.inverse, rows.weights.to(fusion.precise)
     labels = rows.labels.unsqueeze(-1)
     at_label, by_label = _at(raw, labels, finish)
     sums = _rows.log_sums(raw, inverse, finish)[:, 0]  # (tokens,)
@@ -203,7 +200,7 @@ def mean_rows(
 
     hidden: the student's (tokens, width). raw becomes the slope of the part that the student's own q makes.
     """
-    inverse, weights = fusion.inverse(raw.device), rows.weights.to(fusion.precise)
+    inverse, weights = fusion.inverse, rows.weights.to(fusion.precise)
     labels = rows.labels.unsqueeze(-1)
     at_label, by_label = _at(raw, labels, finish)
     sums = _rows.log_sums(raw, inverse, finish)[:, 0]  # (tokens,)

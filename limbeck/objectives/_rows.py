@@ -25,7 +25,9 @@ class Finish:
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Logits in float32 or float64, of the same shape; -inf stays -inf."""
-        logits = at_least_float32(raw) * self.scale
+        logits = at_least_float32(raw)
+        if self.scale != 1:
+            logits = logits * self.scale
         if self.softcap is None:
             return logits
         capped = torch.tanh(logits / self.softcap) * self.softcap

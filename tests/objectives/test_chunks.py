@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.models.layout import Head
-from limbeck.objectives._chunks import chunked, measured, whole
+from limbeck.objectives._chunks import chunked, whole
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.objectives.forward_kl import forward_kl
 from limbeck.objectives.reverse_kl import reverse_kl
@@ -278,22 +278,3 @@ def test_bf16_parameters_get_gradients_near_those_of_float64():
     for one, other in zip(rough, exact, strict=True):
         gap = (one.double() - other).norm() / other.norm()
         assert gap < 0.03
-
-
-def test_measured_gives_each_token_once_without_gradients():
-    states, top = tiny.randn(TOKENS, WIDTH, seed=2).requires_grad_(), head("padded")
-    side, rows = teacher("topk", top.vocab), counted()
-    seen, total = [], 0.0
-    for student, distribution, some, part in measured(states, top, side, rows, chunk=4):
-        assert not student.requires_grad
-        assert student.shape == (part.stop - part.start, top.vocab)
-        total += (forward_kl(student, distribution, some) * some.weights).sum().item()
-        seen += range(part.start, part.stop)
-    assert seen == list(range(TOKENS))
-    wanted = whole(states, top, side, rows, (forward_kl,), (1.0,))[0].item()
-    assert total == pytest.approx(wanted, abs=1e-10)
-
-
-def test_measuring_leaves_the_callers_gradients_on():
-    for _ in measured(tiny.randn(5, WIDTH), head("plain"), None, counted(5), chunk=2):
-        assert torch.is_grad_enabled()

@@ -94,7 +94,7 @@ def both(way, top, side, terms, **options):
 
 
 def agree(top, side, terms, *, tolerance=1e-10):
-    assert Fusion.of(terms, [1.0] * len(terms), torch.float64) is not None
+    assert Fusion.of(terms, [1.0] * len(terms), top.weight) is not None
     wanted = both(whole, top, side, terms)
     for chunk in (1, 4, TOKENS):
         for one, other in zip(both(chunked, top, side, terms, chunk=chunk), wanted, strict=True):
@@ -193,7 +193,7 @@ def test_an_objective_of_the_users_own_takes_the_graph():
         return -(logprobs.exp() * logprobs).sum(-1)
 
     top, terms = head("capped"), [entropy, cross_entropy]
-    assert Fusion.of(terms, [1.0, 1.0], torch.float64) is None
+    assert Fusion.of(terms, [1.0, 1.0], top.weight) is None
     wanted = both(whole, top, None, terms)
     for one, other in zip(both(chunked, top, None, terms, chunk=4), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
