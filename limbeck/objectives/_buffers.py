@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from limbeck.types import HeadLike, Signal
+from limbeck.types import HeadLike
 
-# Bytes of logits on a CPU, both sides: a bound on memory. Chunks of fewer than 256 rows, as float32 and wide
-# vocabularies get, make the products slower (docs/benchmarks.md).
-_BUFFERS = 52_000_000
-_LEAST_ROWS, _MOST_ROWS = 64, 256
+# Tokens of a chunk. On a CPU fewer make the products slower (docs/benchmarks.md), more only take memory: 256 keep a
+# buffer of logits below the head's own size. A device needs as many to be busy.
+_ON_CPU, _ON_DEVICE = 256, 2048
+# The teacher's logits are done with sooner than the student's: on a CPU its half chunk at a time costs little.
+_TEACHER_ON_CPU = 128
+# Ids of one product in float32 on a CPU: its library loses a fifth of its speed on all ids at once.
+_IDS_AT_ONCE = 2048
 _FEW_CHUNKS = 32
 
 
@@ -28,13 +31,35 @@ class Room:
         return self._buffers[key][:size].view(shape)
 
 
-def rows_at_once(head: HeadLike, hidden: Tensor, teacher: Signal | None) -> int:
-    """Tokens of a chunk: on a CPU as many as keep the buffers small, on a device enough to fill it."""
-    if hidden.device.type != "cpu":
-        return 2048
-    wide = 2 if teacher is not None and teacher.hidden is not None else 1
-    size = _BUFFERS // (wide * head.vocab * hidden.element_size()) // 32 * 32
-    return max(_LEAST_ROWS, min(_MOST_ROWS, size))
+def rows_at_once(device: torch.device) -> int:
+    """Tokens of a chunk that suit a device."""
+    return _ON_CPU if device.type == "cpu" else _ON_DEVICE
+
+
+def parts(tokens: int, size: int) -> list[slice]:
+    """Slices of so many tokens, the last of what is left."""
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+
+def teacher_parts(part: slice, device: torch.device) -> list[slice]:
+    """The tokens of a chunk, cut to what a live teacher's logits are made of at one time."""
+    size = _TEACHER_ON_CPU if device.type == "cpu" else part.stop - part.start
+    return [
+        slice(part.start + one.start, part.start + one.stop)
+        for one in parts(part.stop - part.start, size)
+    ]
+
+
+def product(room: Room, name: str, hidden: Tensor, head: HeadLike) -> Tensor:
+    """Hidden @ weight.T (+ bias) over the real ids, in a buffer: (chunk, vocab)."""
+    raw = room.of(name, (hidden.shape[0], head.vocab), hidden)
+    weight = head.weight[: head.vocab]
+    narrow = hidden.device.type == "cpu" and hidden.dtype == torch.float32
+    for ids in parts(head.vocab, _IDS_AT_ONCE if narrow else head.vocab):
+        torch.mm(hidden, weight[ids].T, out=raw[:, ids])
+    if head.bias is not None:
+        raw += head.bias[: head.vocab]
+    return raw
 
 
 class Gradients:

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from limbeck.errors import RecipeError
 from limbeck.objectives import _fused
-from limbeck.objectives._buffers import Gradients, Room, rows_at_once
+from limbeck.objectives._buffers import (
+    Gradients,
+    Room,
+    parts,
+    product,
+    rows_at_once,
+    teacher_parts,
+)
 from limbeck.objectives._fused import Found, Fusion
 from limbeck.objectives._kept import at_least_float32
 from limbeck.objectives._rows import Finish
@@ -46,7 +53,7 @@ def chunked(
     parts = (hidden, head.weight, head.bias)
     wanted = tuple(learning and part is not None and part.requires_grad for part in parts)
     fusion = Fusion.of(terms, coefficients, hidden)
-    size = chunk or rows_at_once(head, hidden, teacher)
+    size = chunk or rows_at_once(hidden.device)
     job = _Job(
         head, teacher, rows, tuple(terms), tuple(coefficients), size, wanted, fusion, room or Room()
     )
@@ -96,10 +103,6 @@ class _Job:
         return self.head.weight[: self.head.vocab]
 
 
-def _parts(tokens: int, chunk: int) -> list[slice]:
-    return [slice(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]
-
-
 def _sums(
     student: Tensor,
     distribution: Distribution | None,
@@ -127,12 +130,10 @@ def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor, Found]:
     assert job.fusion is not None
     head, rows, fusion = job.head, job.rows[part], job.fusion
     finish = Finish(head.scale, head.softcap)
-    raw = _product(job.room, "student", hidden, head)
+    raw = product(job.room, "student", hidden, head)
     signal = job.teacher if fusion.asks_teacher else None
     if signal is not None and signal.head is not None and signal.hidden is not None:
-        other = _product(job.room, "teacher", signal.hidden[part], signal.head)
-        theirs = Finish(signal.head.scale, signal.head.softcap)
-        return raw, _fused.dense(raw, other, rows, fusion, (finish, theirs))
+        return raw, _beside_live(job, raw, part, signal.hidden, signal.head)
     distribution = None if signal is None else signal.distribution(part)
     if isinstance(distribution, TopK):
         return raw, _fused.topk(raw, distribution, rows, fusion, finish)
@@ -144,13 +145,19 @@ def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor, Found]:
     return raw, _fused.dense(raw, distribution, rows, fusion, (finish, Finish()))
 
 
-def _product(room: Room, name: str, hidden: Tensor, head: HeadLike) -> Tensor:
-    """Hidden @ weight.T (+ bias) over the real ids, in a buffer: (chunk, vocab)."""
-    raw = room.of(name, (hidden.shape[0], head.vocab), hidden)
-    torch.mm(hidden, head.weight[: head.vocab].T, out=raw)
-    if head.bias is not None:
-        raw += head.bias[: head.vocab]
-    return raw
+def _beside_live(job: _Job, raw: Tensor, part: slice, states: Tensor, teacher: HeadLike) -> Found:
+    """Turns the student's raw logits (chunk, vocab) into their slope. states: the teacher's of all tokens."""
+    assert job.fusion is not None
+    finishes = (
+        Finish(job.head.scale, job.head.softcap),
+        Finish(teacher.scale, teacher.softcap),
+    )
+    sums = []
+    for some in teacher_parts(part, raw.device):
+        mine = raw[some.start - part.start : some.stop - part.start]
+        other = product(job.room, "teacher", states[some], teacher)
+        sums.append(_fused.dense(mine, other, job.rows[some], job.fusion, finishes).sums)
+    return Found(torch.stack(sums).sum(0))
 
 
 def _check_mean(job: _Job) -> None:
@@ -184,11 +191,11 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
     ) -> tuple[Tensor, Tensor]:
-        parts = _parts(hidden.shape[0], job.chunk)
-        gradients = Gradients(hidden, weight, bias, wanted=job.wanted, chunks=len(parts))
+        chunks = parts(hidden.shape[0], job.chunk)
+        gradients = Gradients(hidden, weight, bias, wanted=job.wanted, chunks=len(chunks))
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         sums = hidden.new_zeros(len(job.terms), dtype=precise)
-        for part in parts:
+        for part in chunks:
             some = hidden[part]
             if job.fusion is None:
                 slope, found = _graph_part(job, some, part)

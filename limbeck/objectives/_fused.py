@@ -105,7 +105,10 @@ def dense(
     """A teacher's raw logits beside. raw and other: (tokens, vocab); raw becomes the slope."""
     mine, theirs = finishes
     kinds = [term for term in fusion.terms if term.between is not None]
-    pairs = tuple(Pair(cast(Any, term.between), term.options, fusion.group(term)) for term in kinds)
+    pairs = tuple(
+        Pair(cast(Any, term.between), term.options, fusion.group(term), term.is_forward_kl)
+        for term in kinds
+    )
     constants = (fusion.factors, fusion.inverse)
     job = _rows.comparison(pairs, len(fusion.temperatures), fusion.labelled, mine, theirs)
     at_label, by_label = _at(raw, rows.labels.unsqueeze(-1), mine)

@@ -47,6 +47,7 @@ class Pair:
     between: Callable[..., Tensor]
     options: tuple[tuple[str, Any], ...]
     group: int
+    is_forward_kl: bool = False
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """(tokens, kept) twice -> (tokens,)."""
@@ -91,21 +92,19 @@ def comparison(
         raw: Tensor, other: Tensor, weights: Tensor, factors: Tensor, inverse: Tensor
     ) -> tuple[Tensor, ...]:
         logits, teacher = mine(raw), theirs(other)
-        mine_at = [normalised(logits, inverse[n]) for n in range(groups)]
-        log_q = [found for found, _ in mine_at]
-        log_p = [normalised(teacher, inverse[n])[0] for n in range(groups)]
+        student_at = [normalised(logits, inverse[n]) for n in range(groups)]
+        teacher_at = [normalised(teacher, inverse[n]) for n in range(groups)]
         slope = torch.zeros_like(logits)
         values = []
         for number, pair in enumerate(pairs):
-            term = functools.partial(pair.value, log_p[pair.group])
-            value, by = _derived(term, log_q[pair.group])
-            by = by - log_q[pair.group].exp() * by.sum(-1, keepdim=True)
+            p, q = teacher_at[pair.group], student_at[pair.group]
+            value, by = _forward_kl(p, q) if pair.is_forward_kl else _divergence(pair, p, q)
             slope = slope + factors[number] * by
             values.append(value)
         whole = torch.zeros_like(weights)
         if labelled is not None:
-            slope = slope + factors[-1] * log_q[labelled].exp()
-            whole = mine_at[labelled][1]
+            slope = slope + factors[-1] * student_at[labelled].parts
+            whole = student_at[labelled].whole
         slope = slope * mine.slope(logits) * weights
         # where, not only a product: at a row that does not count an infinite slope must not become NaN.
         slope = torch.where(weights != 0, slope, 0.0)
@@ -114,15 +113,54 @@ def comparison(
     return rowwise(both)
 
 
-def normalised(logits: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (rows, vocab) at 1 / inverse, and the log of what they were divided by (rows, 1).
+@dataclass(frozen=True)
+class Normalised:
+    """A row as a distribution: logits less their largest (rows, vocab); the sum of their exponentials, its log, and
+    the log of the sum over the whole logits (rows, 1).
+    """
+
+    below: Tensor
+    sum: Tensor
+    log: Tensor
+    whole: Tensor
+
+    @property
+    def logs(self) -> Tensor:
+        """Log-probabilities (rows, vocab)."""
+        return self.below - self.log
+
+    @property
+    def parts(self) -> Tensor:
+        """Probabilities (rows, vocab), of the exponentials that were summed."""
+        return self.below.exp() * self.sum.reciprocal()
+
+
+def normalised(logits: Tensor, inverse: Tensor) -> Normalised:
+    """Logits (rows, vocab) at 1 / inverse as a distribution.
 
     Spelled out, because the compiler takes twice as many passes for log_softmax and logsumexp with their guards.
     """
     most = logits.amax(-1, keepdim=True)
     below = (logits - most) * inverse
-    total = below.exp().sum(-1, keepdim=True).log()
-    return below - total, most * inverse + total
+    total = below.exp().sum(-1, keepdim=True)
+    return Normalised(below, total, total.log(), most * inverse + total.log())
+
+
+def _forward_kl(p: Normalised, q: Normalised) -> tuple[Tensor, Tensor]:
+    """KL(p || q) (rows,) and its slope by q's logits (rows, vocab).
+
+    As p sums to one, the value comes of the same pass as the sums, and the slope is q - p: two passes fewer.
+    """
+    apart = torch.where(p.below == -torch.inf, 0.0, p.below - q.below)
+    crossed = (p.below.exp() * apart).sum(-1, keepdim=True)
+    value = crossed * p.sum.reciprocal() - p.log + q.log
+    return value.squeeze(-1), q.parts - p.parts
+
+
+def _divergence(pair: Pair, p: Normalised, q: Normalised) -> tuple[Tensor, Tensor]:
+    """Any divergence's value (rows,) and its slope by q's logits (rows, vocab)."""
+    value, by = _derived(functools.partial(pair.value, p.logs), q.logs)
+    return value, by - q.parts * by.sum(-1, keepdim=True)
 
 
 def _derived(term: Callable[[Tensor], Tensor], log_q: Tensor) -> tuple[Tensor, Tensor]:
