@@ -67,7 +67,7 @@ def attended(tokens: int, documents: int, dtype: torch.dtype, rounds: int) -> di
         for heads in (HEADS, GROUPS, GROUPS)
     )
     slope = torch.randn(1, tokens, HEADS, WIDTH, generator=source).to(dtype)
-    found = attention.edges(batch.document_ids)
+    found = batch.edges
     mask, module = attention.dense(found, 1, tokens), nn.Module()
     module.num_key_value_groups = HEADS // GROUPS  # type: ignore[assignment]
 

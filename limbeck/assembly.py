@@ -81,6 +81,11 @@ def ground(recipe: Recipe) -> Ground:
     )
 
 
+def beside(base: Ground, recipe: Recipe) -> Ground:
+    """The same for another student of one recipe, whose texts are open already."""
+    return replace(ground(recipe), sources=base.sources)
+
+
 def _same_tokenizer(
     role: str, model: Model, origin: Model, wanted: PreTrainedTokenizerBase
 ) -> None:

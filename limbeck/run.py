@@ -32,7 +32,7 @@ def carry_out(recipe: Recipe) -> None:
     stop = Stop()
     base, world = _begun(recipe)
     runs = [
-        (assembly.ground(one) if recipe.students else base, Folder(Path(one.runs) / one.name))
+        (assembly.beside(base, one) if recipe.students else base, Folder(Path(one.runs) / one.name))
         for one in recipe.each
     ]
     if not world.first:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.kept import Drawn, HeadMean, Sampled, TopK, moved_to
 
@@ -53,13 +53,19 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; what counts is found before, so that no device is waited for."""
         moved = moved_to(self, device)
-        moved.__dict__["counted"] = self.counted.to(device, non_blocking=True)
+        for name in ("counted", "edges"):
+            moved.__dict__[name] = getattr(self, name).to(device, non_blocking=True)
         return moved
 
     @functools.cached_property
     def counted(self) -> Tensor:
         """The flat places of the tokens whose weight is not 0, in order: int64 (counted,)."""
         return self.weights.flatten().nonzero().squeeze(-1)
+
+    @functools.cached_property
+    def edges(self) -> Tensor:
+        """Where documents begin among the flat tokens, and the end: int32 (documents + 1,)."""
+        return edges(self.document_ids)
 
     def pick(self, tensor: Tensor) -> Tensor:
         """(batch x time, ...) -> (counted, ...): what belongs to the tokens that count."""
@@ -76,6 +82,17 @@ class Batch:
             position_ids=self.pick(self.position_ids.flatten()),
             document_ids=self.pick(self.document_ids.flatten()),
         )
+
+
+def edges(document_ids: Tensor) -> Tensor:
+    """Where documents begin among the flat tokens of (batch, time), and the end: int32 (documents + 1,).
+
+    A document ends with its row.
+    """
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    found = begins.flatten().nonzero().squeeze(-1)
+    return nn.functional.pad(found, (0, 1), value=document_ids.numel()).to(torch.int32)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Settings that every test shares. Being here puts tests/ on the path, so that tests can `import tiny`."""
 
 import os
+import signal
 
 # Before any import of huggingface_hub: tests reach no network, and need not wait to learn it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,6 +9,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 import torch.distributed as dist
+
+from limbeck.training.signals import WATCHED
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,3 +25,12 @@ def no_group_left():
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def handlers():
+    """A run listens to signals; after the module they are the test runner's again."""
+    before = {number: signal.getsignal(number) for number in WATCHED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -12,7 +12,7 @@ from limbeck import pages
 if not pages.keep():
     sys.exit(77)
 def step():
-    held = [bytes(8 * 2**20) for _ in range(10)]  # 20,480 pages, freed at once
+    held = [b'.' * (8 * 2**20) for _ in range(10)]  # 20,480 pages, freed at once
 
 
 step()

@@ -17,17 +17,9 @@ from limbeck import assembly, judging, loading, run
 from limbeck.errors import Damaged, LimbeckError
 from limbeck.folder import owned
 from limbeck.training import meter
-from limbeck.training.signals import WATCHED
 from limbeck.verifying import verify
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _handlers():
-    """A run listens to signals; afterwards they are the test runner's again."""
-    before = {number: signal.getsignal(number) for number in WATCHED}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Several students of one recipe become runs of their own, as if each had been carried out alone."""
 
 import shutil
-import signal
 
 import pytest
 import tiny_folder
@@ -11,17 +10,11 @@ from limbeck import judging, run
 from limbeck.errors import RecipeError
 from limbeck.folder import Folder
 from limbeck.teachers import live
-from limbeck.training.signals import WATCHED
 
 STUDENTS = [{"pruned": {"layers": 1}}, {"pruned": {"layers": 2}}]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _handlers():
-    before = {number: signal.getsignal(number) for number in WATCHED}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def asked(place, **changes):

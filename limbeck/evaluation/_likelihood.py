@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from limbeck.errors import DataError
 from limbeck.models import attention, layout
+from limbeck.progress import progress
 
 Ids = NDArray[np.int64]
 # Attention that takes a mask of numbers as it is.
@@ -71,14 +72,16 @@ def loglikelihoods(
     scored = _scored(nodes, labels, model.device)
     sums = torch.zeros(len(requests), dtype=torch.float64, device=model.device)
     missed = torch.zeros(len(requests), dtype=torch.int64, device=model.device)
-    for begin, states in _walk(model, found, tokens_at_once):
-        edges = torch.tensor([begin, begin + states.shape[0]], device=model.device)
-        first, last = torch.searchsorted(scored.places, edges).tolist()
-        here = slice(first, last)
-        part = _Scored(scored.places[here] - begin, scored.labels[here], scored.requests[here])
-        for request, value, likeliest in _judged(model, states, part):
-            sums.index_add_(0, request, value.double())
-            missed.index_add_(0, request, (~likeliest).long())
+    with progress(f"score {len(requests):,} requests (tokens)", len(found.tokens)) as bar:
+        for begin, states in _walk(model, found, tokens_at_once):
+            edges = torch.tensor([begin, begin + states.shape[0]], device=model.device)
+            first, last = torch.searchsorted(scored.places, edges).tolist()
+            here = slice(first, last)
+            part = _Scored(scored.places[here] - begin, scored.labels[here], scored.requests[here])
+            for request, value, likeliest in _judged(model, states, part):
+                sums.index_add_(0, request, value.double())
+                missed.index_add_(0, request, (~likeliest).long())
+            bar.advance(states.shape[0])
     return list(zip(sums.tolist(), (missed == 0).tolist(), strict=True))
 
 
@@ -210,11 +213,13 @@ def _one_by_one(
 ) -> list[tuple[float, bool]]:
     """The same, each request by itself and whole."""
     found = []
-    for ids, wanted in zip(inputs, labels, strict=True):
-        given = torch.from_numpy(ids).to(model.device).unsqueeze(0)
-        states = layout.trunk(model)(input_ids=given, use_cache=False).last_hidden_state[0]
-        logits = layout.head(model)(states[len(ids) - len(wanted) :])  # (scored, vocab)
-        target = torch.from_numpy(wanted).to(model.device)
-        values = logits.log_softmax(-1).gather(-1, target.unsqueeze(-1))
-        found.append((float(values.double().sum()), bool((logits.argmax(-1) == target).all())))
+    with progress("score (requests)", len(inputs)) as bar:
+        for ids, wanted in zip(inputs, labels, strict=True):
+            given = torch.from_numpy(ids).to(model.device).unsqueeze(0)
+            states = layout.trunk(model)(input_ids=given, use_cache=False).last_hidden_state[0]
+            logits = layout.head(model)(states[len(ids) - len(wanted) :])  # (scored, vocab)
+            target = torch.from_numpy(wanted).to(model.device)
+            values = logits.log_softmax(-1).gather(-1, target.unsqueeze(-1))
+            found.append((float(values.double().sum()), bool((logits.argmax(-1) == target).all())))
+            bar.advance(1)
     return found

@@ -47,17 +47,6 @@ def switch(model: PreTrainedModel) -> bool:
     return bool(model.config._attn_implementation == NAME)
 
 
-def edges(document_ids: Tensor) -> Tensor:
-    """Where documents begin among the flat tokens of (batch, time), and the end: int32 (documents + 1,).
-
-    A document ends with its row.
-    """
-    begins = torch.ones_like(document_ids, dtype=torch.bool)
-    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    found = begins.flatten().nonzero().squeeze(-1)
-    return functional.pad(found, (0, 1), value=document_ids.numel()).to(torch.int32)
-
-
 def as_mask(found: Tensor) -> Tensor:
     """Edges (documents + 1,) in the form that travels as attention_mask: (1, 1, 1, documents + 1)."""
     return found.view(1, 1, 1, -1)

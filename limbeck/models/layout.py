@@ -152,7 +152,7 @@ def hidden(model: nn.Module, batch: Batch) -> Tensor:
     nor cache: with either, transformers 5.23 lets packed documents see one another. Families that are not in PACKING
     get each document as a row of its own, so that a tap sees those rows.
     """
-    inner, found = trunk(model), attention.edges(batch.document_ids)
+    inner, found = trunk(model), batch.edges
     packed = found.shape[0] - 1 > batch.document_ids.shape[0]
     if packed and leaks(model):
         return _hidden_apart(inner, batch)

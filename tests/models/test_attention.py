@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.models import attention, layout
 from limbeck.students import pruned
-from limbeck.types import Materials
+from limbeck.types import Materials, edges
 
 LENGTHS = ((4, 1, 7), (12,), (5, 5, 2))
 
@@ -46,7 +46,7 @@ def slow(query, key, value, lengths, *, scale=None, window=None):
 
 
 def ours(query, key, value, **options):
-    mask = attention.as_mask(attention.edges(ids().to(query.device)))
+    mask = attention.as_mask(edges(ids().to(query.device)))
     return attention.documents_attention(nn.Module(), query, key, value, mask, **options)[0]
 
 
@@ -68,16 +68,16 @@ def test_values_and_gradients_are_those_of_a_plain_softmax(groups, window, scale
 
 
 def test_edges_are_where_documents_begin_and_where_all_ends():
-    found = attention.edges(ids())
+    found = edges(ids())
     assert found.tolist() == [0, 4, 5, 12, 24, 29, 34, 36]
     assert found.dtype == torch.int32
     alike = torch.tensor([[0, 0, 0], [0, 0, 0]])  # a row's end is a document's end
-    assert attention.edges(alike).tolist() == [0, 3, 6]
+    assert edges(alike).tolist() == [0, 3, 6]
 
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_the_mask_of_edges_is_what_each_token_may_see(window):
-    mask = attention.dense(attention.edges(ids()), 3, 12, window)
+    mask = attention.dense(edges(ids()), 3, 12, window)
     document = ids()
     for row in range(3):
         for place in range(12):
@@ -91,7 +91,7 @@ def test_a_bias_of_positions_goes_through_a_mask():
     inputs = [part.detach() for part in tensors(groups=1)]
     bias = tiny.randn(1, 4, 12, 12, seed=9)
     found = ours(*inputs, position_bias=bias)
-    mask = attention.dense(attention.edges(ids()), 3, 12)
+    mask = attention.dense(edges(ids()), 3, 12)
     scores = inputs[0] @ inputs[1].transpose(-1, -2) * 8**-0.5 + bias
     wanted = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ inputs[2]
     torch.testing.assert_close(found, wanted.transpose(1, 2), atol=1e-12, rtol=0)
