@@ -134,7 +134,8 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     """A stage from a checkpoint, or from its start; `follows` loads what the stage before it trained."""
     recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
     source = assembly.stage_source(arm.base, stage)
-    student = assembly.student(arm.base)
+    student, teacher = assembly.student(arm.base), arm.teacher()
+    assembly.check_head(arm.base, teacher, student)
     kept = {f"student.{n}" for s in recipe.stages[: index + 1] for n in trainable(student, s)}
     trained = trainable(student, stage)
     if recipe.compute.activation_checkpointing:
@@ -157,7 +158,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         source=source,
         stage=stage,
         functions=[loading.checked(term, "objectives", "objective")[0] for term in stage.terms],
-        teacher=arm.teacher(),
+        teacher=teacher,
         world=world,
         seed=recipe.seed,
         save=_saver(arm, index, step, adam, kept),

@@ -19,6 +19,7 @@ from limbeck.errors import ModelError, RecipeError
 from limbeck.models import layout, load, place
 from limbeck.progress import say
 from limbeck.recipe import Part, Recipe, Stage
+from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
 from limbeck.types import Batch, Materials, Signal, Source, Teacher, Wanted
 
@@ -295,4 +296,14 @@ def recorded_head(base: Ground, lazily: LazyTeacher) -> layout.Head:
                 f"teacher.cached.kind 'kl-vector' is for a frozen head; stage {stage.name} trains {names[0]}. "
                 f"Leave it out of 'train' ({', '.join(stage.train)} now), or choose another kind."
             )
-    return replace(found, weight=found.weight.detach().to(base.dtype))
+    return _as_computed(base, found)
+
+
+def check_head(base: Ground, found: Teacher | None, learner: PreTrainedModel) -> None:
+    """Refuses a student whose head is not the one that its cached teacher was recorded for."""
+    if isinstance(found, Cached):
+        found.check_head(_as_computed(base, layout.head(learner, vocab=base.vocab)))
+
+
+def _as_computed(base: Ground, head: layout.Head) -> layout.Head:
+    return replace(head, weight=head.weight.detach().to(base.dtype))

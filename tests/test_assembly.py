@@ -1,11 +1,15 @@
 """A recipe's cached teacher is recorded by the kind that it names, and served again."""
 
+import shutil
+
 import pytest
 import tiny_folder
+import torch
+from safetensors.torch import load_file, save_file
 
-from limbeck import run
+from limbeck import assembly, run
 from limbeck.cache.read import CacheReader
-from limbeck.errors import RecipeError
+from limbeck.errors import CacheMismatch, RecipeError
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,31 @@ def test_mean_rows_are_those_of_the_students_head_which_stays_frozen(place):
     folder = tiny_folder.trained(asked)
     assert len(list((place / "cache-kl-vector/shards").iterdir())) == 1
     assert "student.lm_head.weight" not in tiny_folder.weights(folder, 4)
+    base = assembly.ground(asked)
+    teacher, learner = assembly.teacher(base), assembly.student(base)
+    assembly.check_head(base, teacher, learner)
+    with torch.no_grad():
+        learner.get_output_embeddings().weight[3, 0] += 1
+    with pytest.raises(CacheMismatch, match="another output head"):
+        assembly.check_head(base, teacher, learner)
+
+
+def test_a_cache_without_a_teacher_serves_mean_rows_to_no_other_head(place):
+    run.record(recipe(place, "kl-vector", train=["*layers*"]), rank=0, world=1)
+    teacher = {"path": str(place / "cache-kl-vector"), "kind": "kl-vector"}
+    other = {"pruned": {"model": str(place / "other"), "layers": 1}}
+    shutil.copytree(place / "teacher", place / "other")
+    path = place / "other/model.safetensors"
+    weights = load_file(path)
+    name = next(one for one in ("lm_head.weight", "model.embed_tokens.weight") if one in weights)
+    weights[name][3, 0] += 1
+    save_file(weights, path, metadata={"format": "pt"})
+    stage = tiny_folder.stage(place, budget="4 steps", train=["*layers*"])
+    asked = tiny_folder.short(
+        place, "other", teacher={"cached": teacher}, student=other, stages=[stage], evaluate=None
+    )
+    with pytest.raises(CacheMismatch, match="another output head"):
+        tiny_folder.trained(asked)
 
 
 def test_mean_rows_for_a_head_that_is_trained_are_refused(place):

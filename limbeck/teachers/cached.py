@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from limbeck.cache.format import chosen, read_about, tokens_digest
-from limbeck.cache.head import read_head
+from limbeck.cache.head import head_digest, read_head
 from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, RecipeError
 from limbeck.models.layout import Head
 from limbeck.models.load import fingerprint
-from limbeck.types import Batch, HeadMean, Sampled, Signal, TopK, Wanted
+from limbeck.types import Batch, HeadLike, HeadMean, Sampled, Signal, TopK, Wanted
 
 
 class Cached:
@@ -55,6 +55,16 @@ class Cached:
             case Tensor():
                 head = self._head_on(device)
                 return Signal(hidden=said.to(device, head.weight.dtype), head=head)
+
+    def check_head(self, head: HeadLike) -> None:
+        """Refuses a student's head that is not the one whose mean rows were recorded; other kinds serve any head."""
+        about = self.reader.about
+        if about.kind == "kl-vector" and head_digest(head) != about.head:
+            raise CacheMismatch(
+                f"{self.reader.path}: recorded for a student with another output head ({about.head[:12]}), or for "
+                f"compute.dtype other than {str(head.weight.dtype).removeprefix('torch.')}. Record again with "
+                "'limbeck record', or take the student that it was recorded for."
+            )
 
     def _head_on(self, device: torch.device) -> Head:
         """The head of hidden states, moved once."""
