@@ -1,8 +1,9 @@
 """B6 and B7: whole optimizer steps, ours from a cache and online, against loops as others write them.
 
-Teacher SmolLM2-135M-Instruct, student a third of its layers, 4 rows of 512 tokens of our docs a step. Ours computes in bfloat16
-with float32 masters, as its recipes do. The others run as their trainers do by default (float32 parameters under
-bfloat16 autocast) and, faster, with parameters, gradients and optimizer in bfloat16 throughout.
+Teacher SmolLM2-135M-Instruct; students of a third of its layers (10, 64 M parameters) and of a third of its parameters
+(5 layers, 46 M); 4 rows of 512 tokens of our docs a step. Ours computes in bfloat16 with float32 masters, as its recipes
+do. The others run as their trainers do by default (float32 parameters under bfloat16 autocast) and, faster, with
+parameters, gradients and optimizer in bfloat16 throughout. "A row at a time": micro-batches of one row.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Ground:
     """Teacher, rows and students of one size. quick: a tiny random teacher."""
 
     def __init__(self, *, quick: bool) -> None:
+        self.every = 3  # of how many layers a student keeps one
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = place.dtype_of("auto", self.device)
         torch.manual_seed(0)
@@ -83,14 +85,16 @@ class Ground:
         return PackedSource(Stream(ids, np.ones_like(ids), starts, vocab - 1), self.length)
 
     def student(self) -> PreTrainedModel:
-        """A third of the teacher's layers, float32."""
+        """One of every few of the teacher's layers, float32."""
         depth = self.masters.config.num_hidden_layers
-        kept = list(range(0, depth, 3))
+        kept = list(range(0, depth, self.every))
         materials = Materials(teacher=lambda: self.masters, load=lambda *_: self.masters)
         made: PreTrainedModel = pruned(materials, layers=kept)
         return made.to(self.device).train()
 
-    def ours(self, teacher: Teacher | None, folder: Path) -> Callable[[], Any]:
+    def ours(
+        self, teacher: Teacher | None, folder: Path, *, micro_rows: int = ROWS
+    ) -> Callable[[], Any]:
         """One step of Limbeck's own loop; without a teacher, cross-entropy."""
         objective = "forward_kl" if teacher else "cross_entropy"
         stage = Stage(
@@ -99,7 +103,7 @@ class Ground:
             objective=[objective],
             budget=f"{STEPS} steps",
             rows_per_step=ROWS,
-            micro_rows=ROWS,
+            micro_rows=micro_rows,
         )
         student, world = self.student(), parallel.start(self.device)
         step = Step(student, vocab=self.vocab)
@@ -135,7 +139,7 @@ class Ground:
         )
         return Cached(CacheReader(folder))
 
-    def theirs(self, kind: str, *, autocast: bool) -> Callable[[], Any]:
+    def theirs(self, kind: str, *, autocast: bool, micro_rows: int = ROWS) -> Callable[[], Any]:
         """One step of a plain loop: 'gkd' with TRL's loss on whole logits, or 'cross-entropy' of transformers."""
         student = self.student()
         if not autocast:
@@ -145,17 +149,19 @@ class Ground:
         at = iter(range(0, 10**9, ROWS))
 
         def run() -> None:
-            batch = self.source.batch(range(first := next(at), first + ROWS)).to(self.device)
-            ids = batch.input_ids
-            with torch.autocast(self.device.type, self.dtype, enabled=autocast):
-                if loss is None:
-                    value = student(ids, labels=ids, use_cache=False).loss
-                else:
-                    with torch.no_grad():
-                        theirs = self.teacher(ids, use_cache=False).logits
-                    mine = student(ids, use_cache=False).logits
-                    value = loss(mine, theirs, labels=batch.labels, beta=0.0)
-            value.backward()
+            first = next(at)
+            for row in range(first, first + ROWS, micro_rows):
+                batch = self.source.batch(range(row, row + micro_rows)).to(self.device)
+                ids = batch.input_ids
+                with torch.autocast(self.device.type, self.dtype, enabled=autocast):
+                    if loss is None:
+                        value = student(ids, labels=ids, use_cache=False).loss
+                    else:
+                        with torch.no_grad():
+                            theirs = self.teacher(ids, use_cache=False).logits
+                        mine = student(ids, use_cache=False).logits
+                        value = loss(mine, theirs, labels=batch.labels, beta=0.0)
+                (value * micro_rows / ROWS).backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             adam.step()
             adam.zero_grad(set_to_none=True)
@@ -163,35 +169,36 @@ class Ground:
         return run
 
 
-def main() -> None:
-    """Races all loops and writes results/step.json."""
-    reads = argparse.ArgumentParser(description=__doc__)
-    reads.add_argument(
-        "--quick", action="store_true", help="a tiny teacher, one round, nothing written"
-    )
-    reads.add_argument("--rounds", type=int, default=5)
-    asked = reads.parse_args()
-    ground = Ground(quick=asked.quick)
-    with tempfile.TemporaryDirectory() as place_:
-        folder = Path(place_)
-        makers: dict[str, Callable[[], Callable[[], Any]]] = {
-            "limbeck from cache": lambda: ground.ours(ground.cached(folder / "cache"), folder),
-            "limbeck online": lambda: ground.ours(Live(ground.teacher), folder),
-            "limbeck cross-entropy": lambda: ground.ours(None, folder),
-            "transformers cross-entropy, autocast": lambda: ground.theirs("ce", autocast=True),
-            "transformers cross-entropy, bfloat16": lambda: ground.theirs("ce", autocast=False),
-        }
-        if peers.installed("trl"):
-            makers |= {
-                "trl gkd, autocast": lambda: ground.theirs("gkd", autocast=True),
-                "trl gkd, bfloat16": lambda: ground.theirs("gkd", autocast=False),
-            }
-        runners = {label: make() for label, make in makers.items()}
-        times = sbs.race(runners, rounds=1 if asked.quick else asked.rounds)
-        peaks = {label: sbs.peak(runner) for label, runner in runners.items()}
+def loops(ground: Ground, folder: Path, *, split: bool) -> dict[str, Callable[[], Any]]:
+    """Every loop, of one size of student. split: also a row at a time."""
+    cached = ground.cached(folder / "cache")
+    found = {
+        "limbeck from cache": ground.ours(cached, folder),
+        "limbeck online": ground.ours(Live(ground.teacher), folder),
+        "limbeck cross-entropy": ground.ours(None, folder),
+        "transformers cross-entropy, autocast": ground.theirs("ce", autocast=True),
+        "transformers cross-entropy, bfloat16": ground.theirs("ce", autocast=False),
+    }
+    if split:
+        one = {"micro_rows": 1}
+        found["limbeck online, a row at a time"] = ground.ours(Live(ground.teacher), folder, **one)
+    if peers.installed("trl"):
+        found["trl gkd, autocast"] = ground.theirs("gkd", autocast=True)
+        found["trl gkd, bfloat16"] = ground.theirs("gkd", autocast=False)
+        if split:
+            name = "trl gkd, autocast, a row at a time"
+            found[name] = ground.theirs("gkd", autocast=True, **one)
+    return found
+
+
+def measured(ground: Ground, runners: dict[str, Callable[[], Any]], rounds: int) -> list[Any]:
+    """A row a loop."""
+    times = sbs.race(runners, rounds=rounds)
+    peaks = {label: sbs.peak(runner) for label, runner in runners.items()}
     tokens = ROWS * ground.length
-    rows = [
+    return [
         {
+            "student": f"1 of {ground.every} layers",
             "loop": label,
             "seconds": sbs.seconds(times, label),
             "tokens per CPU second": tokens
@@ -202,7 +209,23 @@ def main() -> None:
         }
         for label in runners
     ]
-    note = f"{tokens} tokens a step, {str(ground.dtype).removeprefix('torch.')}"
+
+
+def main() -> None:
+    """Races all loops and writes results/step.json."""
+    reads = argparse.ArgumentParser(description=__doc__)
+    reads.add_argument(
+        "--quick", action="store_true", help="a tiny teacher, one round, nothing written"
+    )
+    reads.add_argument("--rounds", type=int, default=5)
+    asked = reads.parse_args()
+    ground, rows = Ground(quick=asked.quick), []
+    for every in (3,) if asked.quick else (3, 6):
+        ground.every = every
+        with tempfile.TemporaryDirectory() as folder:
+            runners = loops(ground, Path(folder), split=every == 3)
+            rows += measured(ground, runners, 1 if asked.quick else asked.rounds)
+    note = f"{ROWS * ground.length} tokens a step, {str(ground.dtype).removeprefix('torch.')}"
     sbs.save("step", rows, note=note, quick=asked.quick)
 
 
