@@ -189,8 +189,8 @@ def main() -> None:
             add("head", dense(Case(tokens, vocab, width, dtype), rounds))
             if dtype == torch.bfloat16:
                 add("head_kinds", sparse(Case(tokens, vocab, width, dtype), rounds))
-        vocab, width, _ = sizes[0]
-        add("head_memory", memory(Case(100 if asked.quick else 4096, vocab, width, dtype)))
+    vocab, width, _ = sizes[0]
+    add("head_memory", memory(Case(100 if asked.quick else 4096, vocab, width, torch.bfloat16)))
 
 
 if __name__ == "__main__":

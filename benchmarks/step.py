@@ -217,7 +217,7 @@ def main() -> None:
     reads.add_argument(
         "--quick", action="store_true", help="a tiny teacher, one round, nothing written"
     )
-    reads.add_argument("--rounds", type=int, default=5)
+    reads.add_argument("--rounds", type=int, default=3)
     asked = reads.parse_args()
     ground, rows = Ground(quick=asked.quick), []
     for every in (3,) if asked.quick else (3, 6):
