@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from limbeck import assembly, loading
+from limbeck import assembly, loading, recorded
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.folder import Folder
@@ -135,7 +135,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
     source = assembly.stage_source(arm.base, stage)
     student, teacher = assembly.student(arm.base), arm.teacher()
-    assembly.check_head(arm.base, teacher, student)
+    recorded.check_head(arm.base, teacher, student)
     kept = {f"student.{n}" for s in recipe.stages[: index + 1] for n in trainable(student, s)}
     trained = trainable(student, stage)
     if recipe.compute.activation_checkpointing:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limbeck import loading, names
-from limbeck.cache.format import ABOUT, CacheAbout, chosen, read_about
 from limbeck.data.tokenize import tokenizer_fingerprint
 from limbeck.errors import ModelError, RecipeError
-from limbeck.models import layout, load, place
+from limbeck.models import load, place
 from limbeck.progress import say
 from limbeck.recipe import Part, Recipe, Stage
-from limbeck.teachers.cached import Cached
-from limbeck.teachers.live import Live
-from limbeck.types import Batch, Materials, Signal, Source, Teacher, Wanted
+from limbeck.types import Materials, Source, Teacher
 
 
 @dataclass(frozen=True)
@@ -153,28 +148,6 @@ def load_teacher(base: Ground) -> PreTrainedModel | None:
     return found.eval().requires_grad_(False)
 
 
-def cache_about(base: Ground, length: int) -> CacheAbout:
-    """What a cache must have been recorded from, to serve the recipe's cached teacher.
-
-    Width and head of `hidden8` and `kl-vector` are known only where the cache has begun already.
-    """
-    assert base.recipe.teacher is not None
-    options = base.recipe.teacher.options
-    model = teacher_model(base.recipe)
-    if model is None:
-        raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
-    path = Path(options["path"])
-    found = read_about(path) if (path / ABOUT).is_file() else None
-    return CacheAbout(
-        teacher=load.fingerprint(model.name, model.revision),
-        teacher_name=model.name,
-        tokenizer=base.tokenizer_print,
-        vocab=base.vocab,
-        length=length,
-        **chosen(options, found, vocab=base.vocab),
-    )
-
-
 def teacher(base: Ground) -> Teacher | None:
     """The recipe's teacher, ready to be asked."""
     part = base.recipe.teacher
@@ -243,67 +216,3 @@ def finisher(recipe: Recipe) -> Callable[[Any], PreTrainedModel]:
 def with_recipe(base: Ground, recipe: Recipe) -> Ground:
     """The same ground under another recipe of the same models, such as the control's."""
     return replace(base, recipe=recipe)
-
-
-class LazyTeacher:
-    """A teacher that is loaded when it is first asked: where all is recorded, it never is."""
-
-    def __init__(self, load_it: Callable[[], Teacher]) -> None:
-        self._load = load_it
-        self._loaded: Teacher | None = None
-
-    def loaded(self) -> Teacher:
-        """The teacher, loaded by now."""
-        self._loaded = self._loaded or self._load()
-        return self._loaded
-
-    def signal(self, batch: Batch, wanted: Wanted) -> Signal:
-        """What the teacher says of each token of batch.counted."""
-        return self.loaded().signal(batch, wanted)
-
-
-def recorded_teacher(base: Ground) -> LazyTeacher:
-    """The live teacher behind a cached one."""
-    model = teacher_model(base.recipe)
-    if model is None:
-        raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
-    options = {"model": model.name, **({"revision": model.revision} if model.revision else {})}
-    live = base.recipe.model_copy(update={"teacher": Part(name="live", options=options)})
-
-    def load_it() -> Teacher:
-        found = teacher(replace(base, recipe=live))
-        assert found is not None
-        return found
-
-    return LazyTeacher(load_it)
-
-
-def recorded_head(base: Ground, lazily: LazyTeacher) -> layout.Head:
-    """The head that a cache is recorded with: the teacher's for hidden states, else the student's, which is frozen."""
-    part = base.recipe.teacher
-    assert part is not None
-    if part.options.get("kind") == "hidden8":
-        live = lazily.loaded()
-        assert isinstance(live, Live)
-        return layout.head(live.model, vocab=live.vocab)
-    learner = student(base)
-    found = layout.head(learner, vocab=base.vocab)
-    named = learner.named_parameters()
-    names = [name for name, each in named if each is found.weight and each.requires_grad]
-    for stage in base.recipe.stages:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in stage.train):
-            raise RecipeError(
-                f"teacher.cached.kind 'kl-vector' is for a frozen head; stage {stage.name} trains {names[0]}. "
-                f"Leave it out of 'train' ({', '.join(stage.train)} now), or choose another kind."
-            )
-    return _as_computed(base, found)
-
-
-def check_head(base: Ground, found: Teacher | None, learner: PreTrainedModel) -> None:
-    """Refuses a student whose head is not the one that its cached teacher was recorded for."""
-    if isinstance(found, Cached):
-        found.check_head(_as_computed(base, layout.head(learner, vocab=base.vocab)))
-
-
-def _as_computed(base: Ground, head: layout.Head) -> layout.Head:
-    return replace(head, weight=head.weight.detach().to(base.dtype))

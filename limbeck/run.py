@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from limbeck import assembly, exporting, files, judging, loading, provenance, recording
+from limbeck import assembly, exporting, files, judging, loading, provenance, recorded, recording
 from limbeck.arm import Arm, finished, last_step, train, trained_student
 from limbeck.assembly import Ground
 from limbeck.errors import Interrupted, LimbeckError, RecipeError
@@ -158,14 +158,14 @@ def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
         steps = stage.budget.steps(stage.rows_per_step * source.length)
         # Later epochs bring no new row.
         parts.append((source, min(steps * stage.rows_per_step, source.rows)))
-    rows, teacher = Several(parts), assembly.recorded_teacher(base)
+    rows, teacher = Several(parts), recorded.live_teacher(base)
     done = recording.record(
         teacher,
         rows,
         range(rows.rows),
         Path(options["path"]),
-        assembly.cache_about(base, rows.length),
-        head=functools.partial(assembly.recorded_head, base, teacher),
+        recorded.cache_about(base, rows.length),
+        head=functools.partial(recorded.head, base, teacher),
         rank=rank,
         world=world,
         chunk=base.recipe.compute.chunk or 256,

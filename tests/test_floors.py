@@ -23,7 +23,7 @@ FLOORS = (
     ("sources", "teachers", "students"),
     ("training", "evaluation", "report", "recording", "keeping", "planning", "exporting", "folder", "provenance",
      "verifying", "fetching", "converting"),
-    ("loading", "assembly", "arm", "judging", "showing", "run"),
+    ("loading", "assembly", "recorded", "arm", "judging", "showing", "run"),
     ("cli", "__main__"),
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

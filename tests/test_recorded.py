@@ -7,7 +7,7 @@ import tiny_folder
 import torch
 from safetensors.torch import load_file, save_file
 
-from limbeck import assembly, run
+from limbeck import assembly, recorded, run
 from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, RecipeError
 
@@ -49,11 +49,11 @@ def test_mean_rows_are_those_of_the_students_head_which_stays_frozen(place):
     assert "student.lm_head.weight" not in tiny_folder.weights(folder, 4)
     base = assembly.ground(asked)
     teacher, learner = assembly.teacher(base), assembly.student(base)
-    assembly.check_head(base, teacher, learner)
+    recorded.check_head(base, teacher, learner)
     with torch.no_grad():
         learner.get_output_embeddings().weight[3, 0] += 1
     with pytest.raises(CacheMismatch, match="another output head"):
-        assembly.check_head(base, teacher, learner)
+        recorded.check_head(base, teacher, learner)
 
 
 def test_a_cache_without_a_teacher_serves_mean_rows_to_no_other_head(place):
