@@ -135,7 +135,6 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
     source = assembly.stage_source(arm.base, stage)
     student, teacher = assembly.student(arm.base), arm.teacher()
-    recorded.check_head(arm.base, teacher, student)
     kept = {f"student.{n}" for s in recipe.stages[: index + 1] for n in trainable(student, s)}
     trained = trainable(student, stage)
     if recipe.compute.activation_checkpointing:
@@ -144,6 +143,10 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     if follows:
         before = arm.checkpoints(index - 1) / f"{last_step(arm, index - 1):06d}"
         checkpoint.load(before, step, None, world=world)
+    if begins_at is not None and recorded.for_one_head(teacher):
+        # `resume` may name a checkpoint of another run, which trained the head. Once sharded, no rank has all of it.
+        checkpoint.load(begins_at, step, None, world=world)
+    recorded.check_head(arm.base, teacher, student)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in trained)
     if recipe.compute.compile:

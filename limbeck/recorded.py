@@ -83,24 +83,30 @@ def head(base: Ground, lazily: LazyTeacher) -> layout.Head:
         live = lazily.loaded()
         assert isinstance(live, Live)
         return layout.head(live.model, vocab=live.vocab)
-    learner = assembly.student(base)
-    found = layout.head(learner, vocab=base.vocab)
-    named = learner.named_parameters()
-    names = [name for name, each in named if each is found.weight and each.requires_grad]
-    for stage in base.recipe.stages:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in stage.train):
-            raise RecipeError(
-                f"teacher.cached.kind 'kl-vector' is for a frozen head; stage {stage.name} trains {names[0]}. "
-                f"Leave it out of 'train' ({', '.join(stage.train)} now), or choose another kind."
-            )
-    return _as_computed(base, found)
+    return _frozen_head(base, assembly.student(base))
+
+
+def for_one_head(found: Teacher | None) -> bool:
+    """Whether what a teacher says holds for one frozen head only."""
+    return isinstance(found, Cached) and found.reader.about.kind == "kl-vector"
 
 
 def check_head(base: Ground, found: Teacher | None, learner: PreTrainedModel) -> None:
-    """Refuses a student whose head is not the one that its cached teacher was recorded for."""
-    if isinstance(found, Cached):
-        found.check_head(_as_computed(base, layout.head(learner, vocab=base.vocab)))
+    """Refuses a student whose head is not the one that its cached teacher was recorded for, or does not stay so."""
+    if isinstance(found, Cached) and for_one_head(found):
+        found.check_head(_frozen_head(base, learner))
 
 
-def _as_computed(base: Ground, head: layout.Head) -> layout.Head:
-    return replace(head, weight=head.weight.detach().to(base.dtype))
+def _frozen_head(base: Ground, learner: PreTrainedModel) -> layout.Head:
+    """The student's head in the numbers that the run computes with; one that any stage trains is refused."""
+    found = layout.head(learner, vocab=base.vocab)
+    mine = [each for each in (found.weight, found.bias) if each is not None and each.requires_grad]
+    names = [name for name, one in learner.named_parameters() if any(one is each for each in mine)]
+    for stage in base.recipe.stages:
+        trained = [n for n in names if any(fnmatch.fnmatchcase(n, one) for one in stage.train)]
+        if trained:
+            raise RecipeError(
+                f"teacher.cached.kind 'kl-vector' is for a frozen head; stage {stage.name} trains {trained[0]}. "
+                f"Leave it out of 'train' ({', '.join(stage.train)} now), or choose another kind."
+            )
+    return replace(found, weight=found.weight.detach().to(base.dtype))

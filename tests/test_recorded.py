@@ -80,6 +80,31 @@ def test_mean_rows_for_a_head_that_is_trained_are_refused(place):
         run.record(asked, rank=0, world=1)
 
 
+def served(place, name, stages, **changes):
+    """A run that mean rows of a frozen head teach, from a cache that names no teacher."""
+    run.record(recipe(place, "kl-vector", train=["*layers*"]), rank=0, world=1)
+    teacher = {"path": str(place / "cache-kl-vector"), "kind": "kl-vector"}
+    student = {"pruned": {"model": str(place / "teacher"), "layers": 2}}
+    plain = {"teacher": {"cached": teacher}, "student": student, "evaluate": None}
+    return tiny_folder.short(place, name, stages=stages, **plain | changes)
+
+
+def test_mean_rows_serve_no_head_that_an_earlier_stage_moves(place):
+    first = tiny_folder.stage(place, name="a", budget="2 steps", objective=["cross_entropy"])
+    second = tiny_folder.stage(place, name="b", budget="2 steps", train=["*layers*"])
+    with pytest.raises(RecipeError, match=r"stage a trains lm_head\.weight"):
+        tiny_folder.trained(served(place, "moved", [first, second]))
+
+
+def test_mean_rows_serve_no_head_that_a_checkpoint_of_another_run_brings(place):
+    every = tiny_folder.stage(place, budget="4 steps", objective=["cross_entropy"])
+    other = tiny_folder.trained(served(place, "whole", [every]))
+    frozen = tiny_folder.stage(place, budget="4 steps", train=["*layers*"])
+    told = str(tiny_folder.final(other, 2))
+    with pytest.raises(CacheMismatch, match="another output head"):
+        tiny_folder.trained(served(place, "brought", [frozen], resume=told))
+
+
 def test_stages_that_read_the_same_rows_have_them_recorded_once(place, capsys):
     teacher = {"model": str(place / "teacher"), "path": str(place / "cache-shared")}
     stages = [
