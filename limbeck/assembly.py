@@ -78,8 +78,15 @@ def ground(recipe: Recipe) -> Ground:
 
 
 def beside(base: Ground, recipe: Recipe) -> Ground:
-    """The same for another student of one recipe, whose texts are open already."""
-    return replace(ground(recipe), sources=base.sources)
+    """The same for another student of one recipe, whose texts are open already; both must read the same ids."""
+    found = ground(recipe)
+    if (found.tokenizer_print, found.vocab) != (base.tokenizer_print, base.vocab):
+        raise ModelError(
+            f"students: {recipe.name} has a tokenizer of {found.vocab:,} ids ({found.tokenizer_print[:12]}), the first "
+            f"student one of {base.vocab:,} ({base.tokenizer_print[:12]}). Students that learn side by side read the "
+            "same ids: choose students of one tokenizer, or give each a recipe of its own."
+        )
+    return replace(found, sources=base.sources)
 
 
 def _same_tokenizer(

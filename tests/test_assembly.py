@@ -1,0 +1,42 @@
+"""A recipe's live parts fit one another, or an error says why they do not."""
+
+import pytest
+import tiny
+import tiny_folder
+import tiny_text
+
+from limbeck import assembly, run
+from limbeck.errors import ModelError
+
+
+def with_tokenizer(folder, ids):
+    """A student of its own sizes and tokenizer."""
+    tiny.llama(vocab=ids, width=32, layers=2, seed=5).save_pretrained(folder)
+    tiny_text.tokenizer(ids).save_pretrained(folder)
+    return {"pretrained": {"model": str(folder)}}
+
+
+def alone(place, students):
+    """A recipe in which several students learn from the text only, so that no teacher's tokenizer is the measure."""
+    stage = tiny_folder.stage(place, budget="2 steps", objective=["cross_entropy"])
+    changes = {"teacher": None, "student": None, "students": students, "evaluate": None}
+    return tiny_folder.short(place, "beside", stages=[stage], **changes)
+
+
+def test_students_of_different_tokenizers_do_not_learn_side_by_side(tmp_path):
+    tiny_folder.tree(tmp_path)
+    first = {"pretrained": {"model": str(tmp_path / "teacher")}}
+    other = with_tokenizer(tmp_path / "other", 300)
+    for students in ([first, other], [other, first]):
+        with pytest.raises(ModelError, match=r"students: 2-pretrained has a tokenizer of 3.0 ids"):
+            run.carry_out(alone(tmp_path, students))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_students_of_one_tokenizer_share_the_texts_that_are_open(tmp_path):
+    tiny_folder.tree(tmp_path)
+    first = {"pretrained": {"model": str(tmp_path / "teacher")}}
+    asked = alone(tmp_path, [first, with_tokenizer(tmp_path / "same", tiny_folder.VOCAB)])
+    base = assembly.ground(asked)
+    found = [assembly.beside(base, one) for one in asked.each]
+    assert all(one.sources is base.sources for one in found)
