@@ -29,6 +29,7 @@ _DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+_SPECIAL = {"sqrt": np.sqrt, "exp": np.exp}
 
 
 def samples(path: Path) -> Iterator[Sample]:
@@ -48,12 +49,20 @@ def samples(path: Path) -> Iterator[Sample]:
             if raw:
                 kept, logs = square(table, "token_ids", row), square(table, "top_values", row)
             else:
-                kept = unpacked(
-                    square(table, "bytepacked_indices", row), _bits(config), config["k"]
-                )
-                logs = decoded(square(table, "compressed_logprobs", row), config)
+                kept, logs = _uncoded(path, table, row, config)
             labels = flat(table, "labels", row) if "labels" in columns else ids
             yield _sample(path, ids, kept.astype(np.int64), logs.astype(np.float64), labels)
+
+
+def _uncoded(
+    path: Path, table: Any, row: int, config: dict[str, Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The ids and values of a coded sample: both (tokens, k)."""
+    try:
+        kept = unpacked(square(table, "bytepacked_indices", row), _bits(config), config["k"])
+        return kept, decoded(square(table, "compressed_logprobs", row), config)
+    except DataError as reason:
+        raise DataError(f"{path}: {reason}") from reason
 
 
 def _sample(
@@ -83,7 +92,10 @@ def _config(path: Path) -> dict[str, Any]:
             f"{place} is missing: it says how the capture was coded. It is what DistillKit calls "
             "logprob_compressor; write it there."
         )
-    found = yaml.safe_load(place.read_text())
+    try:
+        found = yaml.safe_load(place.read_bytes())
+    except (yaml.YAMLError, RecursionError) as reason:
+        raise DataError(f"{place}: not readable as YAML: {reason}") from reason
     found = found.get("logprob_compressor", found) if isinstance(found, dict) else None
     if not isinstance(found, dict) or not {"d", "k", "exact_k"} <= set(found):
         raise DataError(f"{place}: wanted d, k, exact_k and what else says how it was coded.")
@@ -95,7 +107,60 @@ def _config(path: Path) -> dict[str, Any]:
         "delta_encoding": True,
         "normalize_t": False,
     }
-    return plain | found
+    whole = plain | found
+    _check(place, whole)
+    return whole
+
+
+def _check(place: Path, config: dict[str, Any]) -> None:
+    """Refuses a configuration that no capture can have been coded with."""
+    terms, bins = config["polynomial_terms"], config["residual_bins"]
+    _must(place, config, "d", _whole(config["d"], 2), "a whole number of 2 or more")
+    _must(place, config, "k", _whole(config["k"], 1, config["d"]), "a whole number of 1 to d")
+    fits = _whole(config["exact_k"], 0, config["k"])
+    _must(place, config, "exact_k", fits, "a whole number of 0 to k")
+    for name in ("exact_dtype", "term_dtype"):
+        _must(place, config, name, _float(config[name]), f"one of {', '.join(_DTYPES)}")
+    for name in ("delta_encoding", "normalize_t"):
+        _must(place, config, name, isinstance(config[name], bool), "true or false")
+    fits = terms is None or (isinstance(terms, list) and all(map(_term, terms)))
+    known = f"numbers from 0, {', '.join(_SPECIAL)}"
+    _must(place, config, "polynomial_terms", fits, f"a list of {known}, or null")
+    fits = isinstance(bins, list) and all(map(_bin, bins))
+    fits = fits and sum(b["num_elements"] for b in bins) <= config["k"] - config["exact_k"]
+    keys = "scale_dtype, element_bits (1 to 32) and num_elements"
+    _must(place, config, "residual_bins", fits, f"a list of {keys}, of k - exact_k numbers at most")
+
+
+def _must(place: Path, config: dict[str, Any], name: str, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise DataError(
+            f"{place}: {name} {config[name]!r} found; wanted {wanted}. "
+            "Write there what DistillKit calls logprob_compressor."
+        )
+
+
+def _whole(value: Any, least: int, most: int = 1 << 31) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _float(value: Any) -> bool:
+    return isinstance(value, str) and value in _DTYPES
+
+
+def _term(value: Any) -> bool:
+    return (
+        value in _SPECIAL if isinstance(value, str) else type(value) in (int, float) and value >= 0
+    )
+
+
+def _bin(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _float(value.get("scale_dtype"))
+        and _whole(value.get("element_bits"), 1, 32)
+        and _whole(value.get("num_elements"), 1)
+    )
 
 
 def _bits(config: dict[str, Any]) -> int:
@@ -104,6 +169,12 @@ def _bits(config: dict[str, Any]) -> int:
 
 def unpacked(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.int64]:
     """Whole numbers of so many bits, the highest first: (tokens, bytes) -> (tokens, count)."""
+    wanted = -(-bits * count // 8)
+    if len(packed) and packed.shape[1] != wanted:
+        raise DataError(
+            f"{packed.shape[1]} bytes found where {count} numbers of {bits} bits take {wanted}: the capture was coded "
+            f"otherwise than {CONFIG} says. Correct d, k or residual_bins there."
+        )
     ones = np.unpackbits(packed.astype(np.uint8), axis=1, count=bits * count)
     values = ones.reshape(len(packed), count, bits) @ (1 << np.arange(bits, dtype=np.int64)[::-1])
     return np.asarray(values, dtype=np.int64)
@@ -137,8 +208,7 @@ def decoded(coded: NDArray[np.uint8], config: dict[str, Any]) -> NDArray[np.floa
 def _terms(terms: list[Any], count: int, *, normalised: bool) -> NDArray[np.float64]:
     """The terms of the curve at each of its points: (terms, points)."""
     points = np.linspace(0, 1, count) if normalised else np.arange(count, dtype=np.float64)
-    special = {"sqrt": np.sqrt, "exp": np.exp}
-    return np.stack([special[t](points) if isinstance(t, str) else points**t for t in terms])
+    return np.stack([_SPECIAL[t](points) if isinstance(t, str) else points**t for t in terms])
 
 
 class _Bytes:

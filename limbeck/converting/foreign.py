@@ -31,6 +31,8 @@ ROWS, CACHE = "rows", "cache"
 _LOOKED_AT, _ROWS_PER_SHARD = 64, 64
 # Of the tokens that come, so many are among the ids that were likely; 0.9 and more in all that was seen.
 _HITS = 0.5
+# Rounding, and a curve through the less likely, may bring the kept ids of a few places to more than 1.
+_MASS, _HEAVY = 1.01, 0.01
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def foreign(
 def _shape(read: Callable[[Path], Iterator[Sample]], path: Path) -> _Shape:
     """The longest row, the fewest kept ids, and which token a place speaks of; all samples are read once."""
     length, k, seen = 0, 0, list[tuple[float, float]]()
+    masses = _Masses()
     for sample in read(path):
+        masses.add(sample)
         length = max(length, len(sample.ids) - 1)
         here = sample.kept.shape[1]
         k = here if not k else min(k, here)
@@ -105,6 +109,7 @@ def _shape(read: Callable[[Path], Iterator[Sample]], path: Path) -> _Shape:
             seen.append((_hits(sample, 0), _hits(sample, 1)))
     if not length or not k:
         raise DataError(f"{path} holds no sample of two tokens or more.")
+    masses.check(path)
     after, own = (float(np.nanmean(rates)) for rates in np.array(seen).T)
     if max(after, own) < _HITS:
         raise DataError(
@@ -112,6 +117,38 @@ def _shape(read: Callable[[Path], Iterator[Sample]], path: Path) -> _Shape:
             "wanted 50 or more. The ids are another tokenizer's, or the layout is another."
         )
     return _Shape(length, k, int(own > after))
+
+
+@dataclass
+class _Masses:
+    """The probability that the kept ids of a place have together. heavy: of how many places it is none."""
+
+    places: int = 0
+    heavy: int = 0
+    most: float = 0.0
+
+    def add(self, sample: Sample) -> None:
+        """Counts the places of a sample; those that hold no numbers are judged later."""
+        known = sample.known & np.isfinite(sample.logprobs).all(1)
+        masses = _masses(sample.logprobs[known])
+        self.places += len(masses)
+        self.heavy += int((masses > _MASS).sum())
+        self.most = max(self.most, float(masses.max(initial=0)))
+
+    def check(self, path: Path) -> None:
+        """Refuses values that are no log-probabilities; a few places that make no sense are only left out."""
+        if self.heavy > _HEAVY * self.places:
+            raise DataError(
+                f"{path}: the kept ids have a probability of up to {self.most:.4g} together, and more than {_MASS} at "
+                f"{self.heavy:,} of {self.places:,} places; wanted 1 at most. These are logits, or log-probabilities "
+                "at another temperature or of the kept ids alone: capture log-probabilities over the whole vocabulary."
+            )
+
+
+def _masses(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(tokens, k) -> (tokens,); what is too large for a number is infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(logs).sum(1))
 
 
 def _hits(sample: Sample, shift: int) -> float:
@@ -191,7 +228,8 @@ class _Shards:
         """Without places whose ids or probabilities make no sense; the fewest ids that any sample has."""
         kept, logs = sample.kept[:, : self.about.k], sample.logprobs[:, : self.about.k]
         ordered = np.sort(kept, axis=1)
-        good = np.isfinite(logs).all(1) & (ordered[:, 1:] != ordered[:, :-1]).all(1)
+        good = np.isfinite(logs).all(1) & (_masses(logs) <= _MASS)
+        good &= (ordered[:, 1:] != ordered[:, :-1]).all(1)
         good &= (kept >= 0).all(1) & (kept < self.about.vocab).all(1)
         self.lost += int((sample.known & ~good).sum())
         return replace(sample, kept=kept, logprobs=logs, known=sample.known & good)
@@ -237,7 +275,7 @@ def _fitted(values: NDArray[Any], length: int) -> NDArray[Any]:
 
 
 def _topk(ids: NDArray[np.int64], logs: NDArray[np.float64]) -> TopK:
-    """Likeliest first; the rest is what is left of 1, and probabilities above 1 are scaled to it."""
+    """Likeliest first; the rest is what is left of 1, and what rounding put above 1 is scaled to it."""
     order = np.argsort(-logs, axis=1, kind="stable")
     ids, logs = np.take_along_axis(ids, order, 1), np.take_along_axis(logs, order, 1)
     mass = np.exp(logs).sum(1)

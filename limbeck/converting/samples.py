@@ -86,4 +86,5 @@ def square(table: Any, column: str, row: int) -> NDArray[Any]:
             f"{column}: lists of {int(sizes.min())} and of {int(sizes.max())} numbers in one sample; "
             "wanted equally many at each place."
         )
-    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).reshape(len(lists), -1)
+    size = int(sizes[0]) if len(sizes) else 0
+    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).reshape(len(lists), size)

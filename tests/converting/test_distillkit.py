@@ -5,6 +5,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tiny_foreign
+import yaml
 
 from limbeck.converting.distillkit import CONFIG, decoded, samples, unpacked
 from limbeck.errors import DataError
@@ -75,8 +76,56 @@ def test_numbers_of_any_size_are_unpacked(bits):
 def test_a_capture_that_was_coded_otherwise_is_refused(tmp_path, change):
     tiny_foreign.distillkit(tmp_path / "x", tiny_foreign.samples(), EXACT)
     changed = EXACT | change | ({"exact_dtype": "float16"} if "polynomial_terms" in change else {})
-    (tmp_path / "x" / CONFIG).write_text(str(changed))
+    (tmp_path / "x" / CONFIG).write_text(yaml.safe_dump(changed))
     with pytest.raises(DataError, match="coded otherwise"):
+        list(samples(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("k", [7, 9])
+def test_ids_of_another_number_of_bytes_are_refused_with_both(tmp_path, k):
+    tiny_foreign.distillkit(tmp_path / "x", tiny_foreign.samples(vocab=256), EXACT | {"d": 256})
+    (tmp_path / "x" / CONFIG).write_text(yaml.safe_dump(EXACT | {"d": 256, "k": k, "exact_k": k}))
+    with pytest.raises(
+        DataError, match=rf"x: 8 bytes found where {k} numbers .* take {k}: .*{CONFIG}"
+    ):
+        list(samples(tmp_path / "x"))
+
+
+IMPOSSIBLE = [
+    {"d": 0},
+    {"d": "x"},
+    {"d": True},
+    {"k": -1},
+    {"k": 3.0},
+    {"k": 321},
+    {"exact_k": 9},
+    {"exact_dtype": "int8"},
+    {"term_dtype": ["float32"]},
+    {"polynomial_terms": ["cos"]},
+    {"polynomial_terms": [-1]},
+    {"polynomial_terms": 2},
+    {"residual_bins": [{}]},
+    {"residual_bins": 5},
+    {"residual_bins": [{"scale_dtype": "float32", "element_bits": 8, "num_elements": 1}]},
+    {"delta_encoding": "no"},
+]
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE, ids=str)
+def test_an_impossible_configuration_is_refused_by_its_key(tmp_path, change):
+    tiny_foreign.distillkit(tmp_path / "x", tiny_foreign.samples(), EXACT)
+    (tmp_path / "x" / CONFIG).write_text(yaml.safe_dump(EXACT | change, sort_keys=False))
+    ((name, value),) = change.items()
+    with pytest.raises(DataError) as caught:
+        list(samples(tmp_path / "x"))
+    assert f"{CONFIG}: {name} {value!r} found; wanted" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"a: [", b"!!python/tuple [1]", b"\xff\xfe\x00", b"a: \x00"])
+def test_a_configuration_that_is_no_yaml_is_refused_by_name(tmp_path, text):
+    tiny_foreign.distillkit(tmp_path / "x", tiny_foreign.samples(), EXACT)
+    (tmp_path / "x" / CONFIG).write_bytes(text)
+    with pytest.raises(DataError, match=rf"{CONFIG}: not readable as YAML"):
         list(samples(tmp_path / "x"))
 
 

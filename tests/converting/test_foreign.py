@@ -96,9 +96,10 @@ def test_places_that_make_no_sense_do_not_count(tmp_path):
     assert weights[1, :2].tolist() == [0, 1]
 
 
-def test_probabilities_above_one_are_scaled_to_it(tmp_path):
+def test_what_rounding_puts_above_one_is_scaled_to_it(tmp_path):
     made = tiny_foreign.samples()
-    made[0][2][:] += 1.0
+    for _, _, logs in made:
+        logs -= np.log(np.exp(logs).sum(1, keepdims=True)) - 0.005
     tiny_foreign.distillkit(tmp_path / "old", made, EXACT)
     convert("distillkit", tmp_path / "old", tmp_path / "new")
     source, teacher = served(tmp_path / "new")
@@ -107,6 +108,26 @@ def test_probabilities_above_one_are_scaled_to_it(tmp_path):
         found.logprobs.exp().sum(1), torch.ones(len(found.ids)), atol=1e-5, rtol=0
     )
     assert (found.rest == -torch.inf).all()
+
+
+@pytest.mark.parametrize("more", [3.0, 1e4])
+def test_logits_are_no_probabilities_and_are_refused(tmp_path, more):
+    made = tiny_foreign.samples()
+    for _, _, logs in made:
+        logs += more
+    tiny_foreign.distillkit(tmp_path / "old", made, EXACT)
+    with pytest.raises(DataError, match=r"more than 1\.01 at 47 of 47 places; wanted 1 at most"):
+        convert("distillkit", tmp_path / "old", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_place_of_many_that_has_too_much_probability_does_not_count(tmp_path):
+    made = tiny_foreign.samples(count=20)
+    made[0][2][1] += 3.0
+    tiny_foreign.distillkit(tmp_path / "old", made, EXACT)
+    assert convert("distillkit", tmp_path / "old", tmp_path / "new").lost == 1
+    source, _ = served(tmp_path / "new")
+    assert source.batch([0]).weights[0, :3].tolist() == [1, 0, 1]
 
 
 def test_a_sample_that_stands_twice_is_kept_once(tmp_path):
