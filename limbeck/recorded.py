@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
-from limbeck import assembly
+from limbeck import assembly, loading
 from limbeck.assembly import Ground
 from limbeck.cache.format import ABOUT, CacheAbout, chosen, read_about
-from limbeck.errors import RecipeError
+from limbeck.errors import CacheMismatch, RecipeError
 from limbeck.models import layout, load
-from limbeck.recipe import Part
+from limbeck.recipe import Part, Recipe
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
 from limbeck.types import Batch, Signal, Teacher, Wanted
+
+
+def options(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of its cached teacher, each value of the type that the option has."""
+    assert recipe.teacher is not None
+    return loading.checked(recipe.teacher, "teachers", "teacher")[1]
 
 
 def cache_about(base: Ground, length: int) -> CacheAbout:
@@ -25,12 +32,12 @@ def cache_about(base: Ground, length: int) -> CacheAbout:
 
     Width and head of `hidden8` and `kl-vector` are known only where the cache has begun already.
     """
-    assert base.recipe.teacher is not None
-    options = base.recipe.teacher.options
+    given = options(base.recipe)
     model = assembly.teacher_model(base.recipe)
     if model is None:
         raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
-    path = Path(options["path"])
+    _check_own(base, given)
+    path = Path(given["path"])
     found = read_about(path) if (path / ABOUT).is_file() else None
     return CacheAbout(
         teacher=load.fingerprint(model.name, model.revision),
@@ -38,8 +45,19 @@ def cache_about(base: Ground, length: int) -> CacheAbout:
         tokenizer=base.tokenizer_print,
         vocab=base.vocab,
         length=length,
-        **chosen(options, found, vocab=base.vocab),
+        **chosen(given, found, vocab=base.vocab),
     )
+
+
+def _check_own(base: Ground, given: Mapping[str, Any]) -> None:
+    """Refuses a vocabulary or tokenizer that is not the run's: what is recorded would be served to nobody."""
+    for name, mine in (("vocab", base.vocab), ("tokenizer", base.tokenizer_print)):
+        said = given.get(name)
+        if said is not None and said != mine:
+            raise CacheMismatch(
+                f"teacher.cached.{name} {said} found; this run's is {mine}. "
+                "Take it out, or choose models and a tokenizer that have it."
+            )
 
 
 class LazyTeacher:
@@ -64,8 +82,8 @@ def live_teacher(base: Ground) -> LazyTeacher:
     model = assembly.teacher_model(base.recipe)
     if model is None:
         raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
-    options = {"model": model.name, **({"revision": model.revision} if model.revision else {})}
-    live = base.recipe.model_copy(update={"teacher": Part(name="live", options=options)})
+    named = {"model": model.name, **({"revision": model.revision} if model.revision else {})}
+    live = base.recipe.model_copy(update={"teacher": Part(name="live", options=named)})
 
     def load_it() -> Teacher:
         found = assembly.teacher(replace(base, recipe=live))
@@ -77,9 +95,7 @@ def live_teacher(base: Ground) -> LazyTeacher:
 
 def head(base: Ground, lazily: LazyTeacher) -> layout.Head:
     """The head that a cache is recorded with: the teacher's for hidden states, else the student's, which is frozen."""
-    part = base.recipe.teacher
-    assert part is not None
-    if part.options.get("kind") == "hidden8":
+    if options(base.recipe).get("kind") == "hidden8":
         live = lazily.loaded()
         assert isinstance(live, Live)
         return layout.head(live.model, vocab=live.vocab)

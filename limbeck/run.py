@@ -150,8 +150,6 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
 
 
 def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
-    assert base.recipe.teacher is not None
-    options = base.recipe.teacher.options
     parts = []
     for stage in base.recipe.stages:
         source = assembly.stage_source(base, stage)
@@ -163,7 +161,7 @@ def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
         teacher,
         rows,
         range(rows.rows),
-        Path(options["path"]),
+        Path(recorded.options(base.recipe)["path"]),
         recorded.cache_about(base, rows.length),
         head=functools.partial(recorded.head, base, teacher),
         rank=rank,

@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from limbeck import arm, assembly, loading
+from limbeck import arm, assembly, loading, recorded
 from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
@@ -161,8 +161,7 @@ def _ids(given: int | list[int] | None) -> list[int]:
 
 def cache_bytes(recipe: Recipe, student: Any) -> int:
     """Bytes a token takes in the recipe's cache, rounded; `sample` and `rs` depend on the text."""
-    options = recipe.teacher.options if recipe.teacher else {}
-    settings = chosen(options, vocab=student.vocab_size)
+    settings = chosen(recorded.options(recipe), vocab=student.vocab_size)
     model = assembly.teacher_model(recipe)
     if settings["kind"] == "kl-vector":
         settings["width"] = student.hidden_size

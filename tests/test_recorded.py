@@ -23,7 +23,7 @@ def recipe(place, kind, *, options=None, **changes):
     teacher = {"model": str(place / "teacher"), "path": str(place / f"cache-{kind}"), "kind": kind}
     stage = tiny_folder.stage(place, budget="4 steps", **changes)
     cached = {"cached": teacher | (options or {})}
-    return tiny_folder.short(place, kind, teacher=cached, stages=[stage])
+    return tiny_folder.short(place, kind.replace("+", "-"), teacher=cached, stages=[stage])
 
 
 @pytest.mark.parametrize("kind", ["sample", "rs", "hidden8"])
@@ -37,6 +37,39 @@ def test_a_run_records_by_the_kind_it_names_and_learns_from_it(place, kind):
     before = tiny_folder.contents(place / f"cache-{kind}")
     run.record(asked, rank=0, world=1)
     assert tiny_folder.contents(place / f"cache-{kind}") == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "spelled", "wanted"),
+    [
+        ("topk+rest", "k", 7.0, 7),
+        ("topk+rest", "k", "7", 7),
+        ("sample", "draws", "2", 2),
+        ("sample", "draws", True, 1),
+        ("sample", "threshold", "0.02", 0.02),
+    ],
+)
+def test_a_cache_is_recorded_with_options_of_their_own_type(tmp_path, kind, name, spelled, wanted):
+    tiny_folder.tree(tmp_path)
+    asked = recipe(tmp_path, kind, options={name: spelled})
+    run.record(asked, rank=0, world=1)
+    found = getattr(CacheReader(tmp_path / f"cache-{kind}").about, name)
+    assert (found, type(found)) == (wanted, type(wanted))
+    assert len(assembly.teacher(assembly.ground(asked)).reader) == 16
+
+
+@pytest.mark.parametrize(("name", "other"), [("vocab", 10), ("tokenizer", "0123")])
+def test_nothing_is_recorded_for_another_vocabulary_than_the_runs(place, name, other):
+    asked = recipe(place, "rs", options={name: other, "path": str(place / "none")})
+    with pytest.raises(
+        CacheMismatch, match=rf"teacher\.cached\.{name} {other} found; this run's is"
+    ):
+        run.record(asked, rank=0, world=1)
+    assert not (place / "none").exists()
+    base = assembly.ground(asked)
+    own = {"vocab": base.vocab, "tokenizer": base.tokenizer_print}
+    same = recipe(place, "rs", options=own)
+    assert recorded.cache_about(assembly.ground(same), 16).vocab == base.vocab
 
 
 def test_mean_rows_are_those_of_the_students_head_which_stays_frozen(place):
