@@ -129,7 +129,7 @@ def group_codes(vectors: Plane) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     # A scale that half precision cannot hold stands for a group of nothing.
     steps = scales.float().masked_fill_(scales == 0, torch.inf)
     codes = parts.div_(steps[:, :, None]).round_().clamp_(-127, 127).to(torch.int8)
-    return codes.view(tokens, -1)[:, :width].numpy(), scales.numpy()
+    return codes.view(tokens, groups(width) * GROUP)[:, :width].numpy(), scales.numpy()
 
 
 def vectors_of(codes: Plane, scales: Plane) -> Tensor:

@@ -114,3 +114,11 @@ def test_vectors_in_groups_are_wrong_by_half_a_step_at_most(width):
 def test_a_group_too_small_for_half_precision_is_nothing():
     codes, scales = codec.group_codes(np.full((1, 64), 1e-9, np.float32))
     assert (codec.vectors_of(codes, scales) == 0).all()
+
+
+@pytest.mark.parametrize("width", [1, 64, 70])
+def test_vectors_of_no_token_are_coded_and_come_back(width):
+    codes, scales = codec.group_codes(np.zeros((0, width), np.float32))
+    assert codes.shape == (0, width)
+    assert scales.shape == (0, codec.groups(width))
+    assert codec.vectors_of(codes, scales).shape == (0, width)
