@@ -203,7 +203,25 @@ def read_manifest(folder: Path) -> Manifest:
     body = parse_sealed(raw, str(path))
     if body.get("format") != FORMAT:
         raise Damaged(f"{path}: format {body.get('format')} found, this program reads {FORMAT}.")
-    return Manifest(folder, body["files"], body["about"])
+    listed, about = body.get("files"), body.get("about")
+    if (
+        not isinstance(about, dict)
+        or not isinstance(listed, dict)
+        or not all(map(_entry, listed.values()))
+    ):
+        raise Damaged(
+            f"{path}: its keys are {', '.join(sorted(body))}; wanted about, and files, each with its size and sha256."
+        )
+    return Manifest(folder, listed, about)
+
+
+def _entry(found: Any) -> bool:
+    """Whether this is what a manifest says of a file."""
+    return (
+        isinstance(found, dict)
+        and type(found.get("size")) is int
+        and isinstance(found.get("sha256"), str)
+    )
 
 
 def verify(folder: Path) -> Manifest:

@@ -132,6 +132,24 @@ def test_a_manifest_of_another_format_is_refused_with_both_formats(folder):
         files.verify(folder)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"about": {}},
+        {"about": [], "files": {}},
+        {"about": {}, "files": ["one.bin"]},
+        {"about": {}, "files": {"one.bin": {}}},
+        {"about": {}, "files": {"one.bin": {"size": "3", "sha256": "a"}}},
+        {"about": {}, "files": {"one.bin": {"size": 3, "sha256": None}}},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_agrees_with_itself_and_lists_nothing_is_refused(folder, body):
+    (folder / files.MANIFEST).write_bytes(files.sealed({"format": 1, **body}))
+    with pytest.raises(Damaged, match=r"manifest\.json: its keys are .*; wanted about, and files"):
+        files.verify(folder)
+
+
 def test_a_folder_without_manifest_was_never_committed(folder):
     (folder / files.MANIFEST).unlink()
     with pytest.raises(Damaged, match="never committed"):

@@ -30,6 +30,13 @@ USES = {
     "kl-vector": ("values", "width", "head"),
 }
 _INFORMATIONAL = ("teacher_name", "libraries")
+# The types of the fields, by the word that stands beside them below; true is no number, and 7.0 is not 7.
+_TYPES = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number with a point"),
+    "dict[str, str]": (dict, "names with their versions"),
+}
 # What to correct in the recipe, where it is not teacher.cached.<field>.
 _CURES = {
     "teacher": "teacher.cached.model",
@@ -73,6 +80,8 @@ class CacheAbout:
     libraries: dict[str, str] = field(default_factory=libraries)
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            _check_type(item.name, getattr(self, item.name), str(item.type))
         if self.kind not in USES:
             raise CacheMismatch(
                 f"teacher.cached.kind '{self.kind}' found; wanted one of {', '.join(USES)}."
@@ -116,6 +125,18 @@ class CacheAbout:
         return files.digest(files.canonical(_compared(self)))
 
 
+def _check_type(name: str, value: Any, word: str) -> None:
+    """Refuses a value of another type: equal caches must spell the same bytes."""
+    wanted, said = _TYPES[word]
+    if type(value) is not wanted:
+        raise CacheMismatch(f"{name} {value!r} found; wanted {said}. Correct {_cure(name)}.")
+
+
+def _cure(name: str) -> str:
+    """What to correct in the recipe."""
+    return _CURES.get(name, f"teacher.cached.{name}")
+
+
 # What each setting must be, and how that is said.
 _RULES: dict[str, tuple[Callable[[Any, CacheAbout], bool], Callable[[CacheAbout], str]]] = {
     # At 0.004 one token may have 250 exact ids and 251 drawn ones: counts are one byte.
@@ -148,9 +169,12 @@ def chosen(
     """
     given = {name: options[name] for name in ("kind", *_RULES) if name in options}
     kind = given.setdefault("kind", CacheAbout.kind)
+    _check_type("kind", kind, "str")
     used = USES.get(kind, ())
     if "k" in used:
-        given["k"] = min(given.get("k", CacheAbout.k), vocab)
+        k = given.get("k", CacheAbout.k)
+        _check_type("k", k, "int")
+        given["k"] = min(k, vocab)
     for name in ("width", "head"):
         same = found is not None and found.kind == kind and name in used
         given[name] = getattr(found if same else CacheAbout, name)
@@ -161,11 +185,10 @@ def check_same(path: Path, found: CacheAbout, wanted: CacheAbout) -> None:
     """Refuses a cache that was recorded from something else, naming both values of the first difference."""
     mine, theirs = _compared(found), _compared(wanted)
     for key, value in mine.items():
-        if value != theirs[key]:
-            cure = _CURES.get(key, f"teacher.cached.{key}")
+        if (type(value), value) != (type(theirs[key]), theirs[key]):
             raise CacheMismatch(
                 f"{path}: recorded with {key} {value}, this recipe has {key} {theirs[key]}. "
-                f"Record into another folder with 'limbeck record', or correct {cure}."
+                f"Record into another folder with 'limbeck record', or correct {_cure(key)}."
             )
 
 
@@ -194,7 +217,12 @@ def read_about(path: Path) -> CacheAbout:
         )
     if set(body) != {item.name for item in fields(CacheAbout)}:
         raise Damaged(f"{place}: its keys are {', '.join(sorted(body))}.")
-    return CacheAbout(**body)
+    try:
+        return CacheAbout(**body)
+    except CacheMismatch as reason:
+        raise Damaged(
+            f"{place}: {reason} No cache can say this of itself: record into another folder with 'limbeck record'."
+        ) from reason
 
 
 def shard_name(addresses: Sequence[str], recorded: bytes = b"") -> str:

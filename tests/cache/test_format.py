@@ -1,6 +1,6 @@
 """A cache says what it was recorded from, and notices when that is not what is wanted."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import tiny_cache
@@ -62,6 +62,61 @@ def test_an_unknown_key_is_refused(tmp_path):
     (tmp_path / form.ABOUT).write_bytes(files.sealed(body))
     with pytest.raises(Damaged, match="surprise"):
         form.read_about(tmp_path)
+
+
+WRONG_TYPES = {
+    "vocab": "x",
+    "length": 6.5,
+    "kind": ["sample"],
+    "threshold": None,
+    "draws": 1.5,
+    "k": True,
+    "head": 5,
+    "teacher": None,
+    "version": 2.0,
+    "libraries": 3,
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_a_description_of_other_types_is_refused_by_name(tmp_path, name):
+    body = asdict(tiny_cache.about(kind="sample")) | {name: WRONG_TYPES[name]}
+    (tmp_path / form.ABOUT).write_bytes(files.sealed(body))
+    with pytest.raises(Damaged, match=r"cache\.json: .* found; wanted") as caught:
+        form.read_about(tmp_path)
+    assert f"{name} {WRONG_TYPES[name]!r} found" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("topk+rest", "k", 7.0),
+        ("topk+rest", "k", "7"),
+        ("sample", "draws", True),
+        ("sample", "threshold", "0.02"),
+        ("sample", "threshold", 1),
+        ("rs", "samples", 50.0),
+    ],
+)
+def test_settings_of_another_type_are_refused_with_what_was_wanted(kind, name, value):
+    said = rf"{name} {value!r} found; wanted a .*number.*teacher\.cached\.{name}"
+    with pytest.raises(CacheMismatch, match=said):
+        tiny_cache.about(**{"kind": kind, name: value})
+    with pytest.raises(CacheMismatch, match=said):
+        tiny_cache.about(**form.chosen({"kind": kind, name: value}, vocab=29))
+
+
+def test_a_kind_that_is_no_word_is_refused():
+    with pytest.raises(CacheMismatch, match=r"kind \['rs'\] found; wanted text"):
+        form.chosen({"kind": ["rs"]}, vocab=29)
+
+
+def test_a_number_with_a_point_is_another_number(tmp_path):
+    found, wanted = tiny_cache.about(k=7), tiny_cache.about(k=7)
+    object.__setattr__(wanted, "k", 7.0)
+    assert found.identity != wanted.identity
+    with pytest.raises(CacheMismatch, match=r"recorded with k 7, this recipe has k 7\.0"):
+        form.check_same(tmp_path, found, wanted)
 
 
 DIFFERENT = {
