@@ -14,40 +14,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from limbeck import names
 from limbeck.errors import RecipeError
 from limbeck.recipe import Part, Ramp, Recipe, Term
+from limbeck.strict import parse_yaml
 
 LARGEST = 1_000_000
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML without code, without aliases and without a key that stands twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            line = self.line + 1
-            raise RecipeError(f"line {line}: YAML aliases are not read; write it out.")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                line = key_node.start_mark.line + 1
-                raise RecipeError(f"line {line}: the key {key!r} is no word.")
-            if key in seen:
-                raise RecipeError(f"line {key_node.start_mark.line + 1}: '{key}' stands twice.")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML as plain data, strictly."""
-    try:
-        return yaml.load(text, Loader=_Strict)  # noqa: S506 (a SafeLoader)
-    except RecipeError as reason:
-        raise RecipeError(f"{where}: {reason}") from reason
-    except (yaml.YAMLError, RecursionError) as reason:
-        raise RecipeError(f"{where}: not readable as YAML: {reason}") from reason
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from limbeck.planning import Several
 from limbeck.progress import say
 from limbeck.recipe import Recipe
 from limbeck.report import render
+from limbeck.strict import parse_yaml
 from limbeck.training import parallel
 from limbeck.training.signals import Stop
 from limbeck.types import Teacher
@@ -79,7 +80,7 @@ def arms(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> lis
 
 def _identity(text: str) -> str:
     """What makes two runs the same one: all but where its folder is and what does not touch its weights."""
-    recipe = loading.build(loading.parse_yaml(text, "recipe.yaml"), "recipe.yaml")
+    recipe = loading.build(parse_yaml(text, "recipe.yaml"), "recipe.yaml")
     free = ("resume", "log_every", "runs", "export", "evaluate", "checkpoints")
     plain = {name: Recipe.model_fields[name].default for name in free}
     return loading.dump(recipe.model_copy(update=plain))
