@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -209,6 +210,7 @@ def check(recipe: Recipe) -> Recipe:
         if wanted and recipe.teacher is None:
             raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
         for number, term in enumerate(stage.objective):
+            _check_temperature(term, f"stages[{index}].objective[{number}]")
             _check_served(recipe, term, f"stages[{index}].objective[{number}]")
     for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
         model = recipe.teacher and recipe.teacher.options.get("model")
@@ -218,6 +220,14 @@ def check(recipe: Recipe) -> Recipe:
                 "Set evaluate.measures to [bits_per_byte]."
             )
     return recipe
+
+
+def _check_temperature(term: Term, where: str) -> None:
+    """Refuses a temperature that is not above 0 throughout: logits are divided by it."""
+    given = checked(term, "objectives", where)[1].get("temperature")
+    for value in (given.start, given.end) if isinstance(given, Ramp) else (given,):
+        if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+            raise RecipeError(f"{where}: temperature {value} found; wanted a number above 0.")
 
 
 def _check_served(recipe: Recipe, term: Term, where: str) -> None:

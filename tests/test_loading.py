@@ -139,6 +139,31 @@ def test_an_objective_that_compares_needs_a_teacher(path):
         loading.check(loading.load(written(path, text)))
 
 
+@pytest.mark.parametrize("objective", ["forward_kl", "jensen_shannon", "test_loading.warm"])
+@pytest.mark.parametrize(
+    ("temperature", "found"),
+    [
+        ("0", "0.0"),
+        ("-2.5", "-2.5"),
+        (".inf", "inf"),
+        (".nan", "nan"),
+        ("{from: 2, to: 0}", "0.0"),
+        ("{from: -1, to: 2, shape: cosine}", "-1.0"),
+    ],
+)
+def test_a_temperature_that_is_not_above_zero_is_refused_before_anything_is_loaded(
+    path, objective, temperature, found
+):
+    text = PLAIN.replace(
+        "forward_kl: {temperature: 2.0}", f"{objective}: {{temperature: {temperature}}}"
+    )
+    wanted = rf"stages\[0\]\.objective\[1\]: temperature {found} found; wanted a number above 0"
+    with pytest.raises(RecipeError, match=wanted):
+        loading.check(loading.load(written(path, text)))
+    falling = PLAIN.replace("temperature: 2.0", "temperature: {from: 2, to: 0.5}")
+    assert loading.check(loading.load(written(path, falling)))
+
+
 def test_a_measure_that_compares_with_a_teacher_needs_one_before_anything_is_trained(path):
     text = PLAIN.replace("teacher: {live: {model: nowhere}}\n", "").replace(
         ", {forward_kl: {temperature: 2.0}}", ""
@@ -194,6 +219,11 @@ def test_the_control_learns_from_the_text_alone_and_differs_in_nothing_else(path
 def scaled(student, teacher, rows, *, factor: float = 1.0):
     """A user's own objective."""
     return student.sum(-1) * factor
+
+
+def warm(student, teacher, rows, *, temperature: float = 1.0):
+    """A user's own objective with a temperature."""
+    return student.sum(-1) / temperature
 
 
 def test_a_users_own_dotted_name_is_a_part(path):
