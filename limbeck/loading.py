@@ -209,6 +209,7 @@ def check(recipe: Recipe) -> Recipe:
         wanted = sorted({term.name for term in stage.terms} - needs_teacher)
         if wanted and recipe.teacher is None:
             raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
+        _check_different(stage.terms, f"stages[{index}].objective")
         for number, term in enumerate(stage.objective):
             _check_temperature(term, f"stages[{index}].objective[{number}]")
             _check_served(recipe, term, f"stages[{index}].objective[{number}]")
@@ -220,6 +221,19 @@ def check(recipe: Recipe) -> Recipe:
                 "Set evaluate.measures to [bits_per_byte]."
             )
     return recipe
+
+
+def _check_different(terms: Sequence[Term], where: str) -> None:
+    """Refuses one objective under two names: the log would tell them apart, the loss would count it twice."""
+    seen: list[tuple[str, Callable[..., Any]]] = []
+    for term in terms:
+        function = names.find("objectives", term.name)
+        for name, earlier in seen:
+            if earlier is function:
+                raise RecipeError(
+                    f"{where}: '{name}' and '{term.name}' are one objective; give one weight instead."
+                )
+        seen.append((term.name, function))
 
 
 def _check_temperature(term: Term, where: str) -> None:

@@ -164,6 +164,19 @@ def test_a_temperature_that_is_not_above_zero_is_refused_before_anything_is_load
     assert loading.check(loading.load(written(path, falling)))
 
 
+def test_one_objective_under_two_names_is_refused(path):
+    twice = "cross_entropy, forward_kl, {limbeck.objectives.forward_kl.forward_kl: {weight: 0}}"
+    text = PLAIN.replace("cross_entropy, {forward_kl: {temperature: 2.0}}", twice)
+    with pytest.raises(RecipeError, match=r"stages\[0\]\.objective: 'forward_kl' and 'limbeck"):
+        loading.check(loading.load(written(path, text)))
+    dotted = "    alpha: 0.5\n    objective: [limbeck.objectives.cross_entropy.cross_entropy]\n"
+    text = PLAIN.replace(
+        "    objective: [cross_entropy, {forward_kl: {temperature: 2.0}}]\n", dotted
+    )
+    with pytest.raises(RecipeError, match=r"'cross_entropy' and 'limbeck.* are one objective"):
+        loading.check(loading.load(written(path, text)))
+
+
 def test_a_measure_that_compares_with_a_teacher_needs_one_before_anything_is_trained(path):
     text = PLAIN.replace("teacher: {live: {model: nowhere}}\n", "").replace(
         ", {forward_kl: {temperature: 2.0}}", ""
