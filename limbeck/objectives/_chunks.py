@@ -22,7 +22,8 @@ from limbeck.objectives._buffers import (
     rows_at_once,
     teacher_parts,
 )
-from limbeck.objectives._fused import Found, Fusion
+from limbeck.objectives._fused import Found
+from limbeck.objectives._fusion import Fusion
 from limbeck.objectives._kept import at_least_float32
 from limbeck.objectives._rows import Finish
 from limbeck.types import Distribution, HeadLike, HeadMean, Rows, Sampled, Signal, TopK
@@ -125,7 +126,7 @@ def _sums(
     return total, torch.stack(sums) if sums else precise.new_zeros(0)
 
 
-def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor, Found]:
+def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor | None, Found]:
     """The slope of the raw logits (chunk, vocab) of some tokens, and the sums of the terms. hidden: (chunk, width)."""
     assert job.fusion is not None
     head, rows, fusion = job.head, job.rows[part], job.fusion
@@ -139,7 +140,7 @@ def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor, Found]:
         return raw, _fused.topk(raw, distribution, rows, fusion, finish)
     if isinstance(distribution, HeadMean):
         _check_mean(job)
-        return raw, _fused.mean_rows(raw, hidden, distribution, rows, fusion, finish)
+        return None, _fused.mean_rows(raw, (hidden, head), distribution, rows, fusion)
     if distribution is None or isinstance(distribution, Sampled):
         return raw, _fused.weighed_ids(raw, distribution, rows, fusion, finish)
     return raw, _fused.dense(raw, distribution, rows, fusion, (finish, Finish()))

@@ -8,114 +8,50 @@ Cross-entropy is one more kept id. Nothing is projected twice, whatever the dive
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from limbeck.errors import RecipeError
 from limbeck.objectives import _rows
-from limbeck.objectives._kept import Tail, against, refuse_kind
-from limbeck.objectives._rows import Finish, Pair
-from limbeck.objectives.cross_entropy import cross_entropy
-from limbeck.objectives.forward_kl import check_temperature, forward_kl
-from limbeck.types import HeadMean, Rows, Sampled, TopK
+from limbeck.objectives._buffers import parts
+from limbeck.objectives._fusion import Fused, Fusion
+from limbeck.objectives._kept import (
+    against,
+    refuse_kind,
+    refuse_shapes,
+)
+from limbeck.objectives._rows import Finish
+from limbeck.objectives.forward_kl import check_temperature
+from limbeck.types import HeadLike, HeadMean, Rows, Sampled, TopK
 
-
-@dataclass(frozen=True)
-class Fused:
-    """A term that the operator knows: a divergence between two sides, or cross-entropy, where `between` is None."""
-
-    between: Callable[..., Tensor] | None
-    options: tuple[tuple[str, Any], ...]
-    temperature: float
-    tail: Tail
-    scale: float
-    is_forward_kl: bool
+T = TypeVar("T", Sampled, HeadMean)
+# Ids of a mean row's product at one time: float32 copies of so many rows of the head.
+_MEAN_IDS = 8192
 
 
 @dataclass(frozen=True)
 class Found:
-    """Of a chunk: the sum of each term (terms,), and of a HeadMean what is added to the hidden states' slope."""
+    """Of a chunk: the sum of each term (terms,), and of a HeadMean the slope of the hidden states."""
 
     sums: Tensor
     beside: Tensor | None = None
-
-
-class Fusion:
-    """Terms that can all be fused, with their coefficients, of the precision and on the device of `like`. `of` gives None where one cannot be."""
-
-    def __init__(
-        self, terms: tuple[Fused, ...], coefficients: Sequence[float], like: Tensor
-    ) -> None:
-        self.terms = terms
-        self.coefficients = [float(value) for value in coefficients]
-        self.precise = torch.float64 if like.dtype == torch.float64 else torch.float32
-        wanted = {1.0 if term.between is None else term.temperature for term in terms}
-        self.temperatures = sorted(wanted)
-        # Made once for all chunks: each would wait for a device.
-        factors = [
-            coefficient * term.scale / term.temperature
-            for term, coefficient in zip(terms, self.coefficients, strict=True)
-            if term.between is not None
-        ]
-        inverse = [1 / temperature for temperature in self.temperatures]
-        self.factors = torch.tensor(
-            [*factors, self.label_factor], dtype=self.precise, device=like.device
-        )  # (divergences + 1,)
-        self.inverse = torch.tensor(inverse, dtype=self.precise, device=like.device)
-
-    @classmethod
-    def of(cls, terms: Sequence[Any], coefficients: Sequence[float], like: Tensor) -> Fusion | None:
-        """The terms as the operator sees them, or None where one of them needs the graph."""
-        found = [_fused(term) for term in terms]
-        if not found or None in found:
-            return None
-        return cls(tuple(cast(list[Fused], found)), coefficients, like)
-
-    def group(self, term: Fused) -> int:
-        """Which of the temperatures it has."""
-        return self.temperatures.index(1.0 if term.between is None else term.temperature)
-
-    @property
-    def asks_teacher(self) -> bool:
-        """Whether any term compares with the teacher."""
-        return any(term.between is not None for term in self.terms)
-
-    @property
-    def labelled(self) -> int | None:
-        """Which of the temperatures is 1, if cross-entropy is among the terms."""
-        given = any(term.between is None for term in self.terms)
-        return self.temperatures.index(1.0) if given else None
-
-    @property
-    def label_factor(self) -> float:
-        """The coefficient of cross-entropy."""
-        pairs = zip(self.terms, self.coefficients, strict=True)
-        return sum(coefficient for term, coefficient in pairs if term.between is None)
 
 
 def dense(
     raw: Tensor, other: Tensor, rows: Rows, fusion: Fusion, finishes: tuple[Finish, Finish]
 ) -> Found:
     """A teacher's raw logits beside. raw and other: (tokens, vocab); raw becomes the slope."""
+    if raw.shape != other.shape:
+        refuse_shapes(other, raw)
     mine, theirs = finishes
-    kinds = [term for term in fusion.terms if term.between is not None]
-    pairs = tuple(
-        Pair(cast(Any, term.between), term.options, fusion.group(term), term.is_forward_kl)
-        for term in kinds
-    )
-    constants = (fusion.factors, fusion.inverse)
-    job = _rows.comparison(pairs, len(fusion.temperatures), fusion.labelled, mine, theirs)
-    at_label, by_label = _at(raw, rows.labels.unsqueeze(-1), mine)
-    weights = rows.weights.to(fusion.precise)
-    values, whole = _rows.compare(raw, other, weights, constants, job)
-    if fusion.labelled is not None:
-        _take(raw, rows.labels.unsqueeze(-1), by_label * (fusion.label_factor * weights)[:, None])
+    job = _rows.comparison(fusion.pairs, len(fusion.temperatures), fusion.labelled, mine, theirs)
+    labels, weights = rows.labels.unsqueeze(-1), rows.weights.to(fusion.precise)
+    at_label, _ = _at(raw, labels, mine)
+    sides = [raw, other, weights.unsqueeze(-1), labels]
+    values, whole = _rows.compare(sides, fusion.constants, job)
     divergences = iter(values.unbind(-1))
     each = [
         whole - at_label.squeeze(-1) if term.between is None else next(divergences) * term.scale
@@ -154,12 +90,20 @@ def topk(raw: Tensor, teacher: TopK, rows: Rows, fusion: Fusion, finish: Finish)
                 value = term.between(log_p, log_q, **dict(term.options)) * term.scale
             weighed = _weighed(value, weights)
             sums.append(weighed.detach())
-            total = total + coefficient * weighed
+            if coefficient != 0:  # a term that is only watched may be infinite
+                total = total + coefficient * weighed
         by_ids, by_others = torch.autograd.grad(total, (kept, beyond), materialize_grads=True)
-    _rows.spread(raw, beyond.detach(), by_others * inverse, inverse, finish)
-    raw.scatter_(1, teacher.ids, (by_ids * by_kept).to(raw.dtype))
+    heights, pull = by_others * inverse, by_ids * by_kept
     if fusion.labelled is not None:
-        _take(raw, rows.labels.unsqueeze(-1), by_label * (fusion.label_factor * weights)[:, None])
+        labels = rows.labels.unsqueeze(-1)
+        amount = by_label * (fusion.label_factor * weights)[:, None]
+        pull = pull - torch.where(teacher.ids == labels, amount, 0.0)
+        at_once = _rows.spread_at(at_label, beyond.detach(), heights, inverse) * by_label
+        label_pull = (at_once - amount).to(raw.dtype)
+    _rows.spread(raw, beyond.detach(), heights, inverse, finish)
+    if fusion.labelled is not None:
+        raw.scatter_(1, labels, label_pull)
+    raw.scatter_(1, teacher.ids, pull.to(raw.dtype))  # after the label, which may be among them
     return Found(torch.stack(sums))
 
 
@@ -170,64 +114,82 @@ def weighed_ids(
     inverse, weights = fusion.inverse, rows.weights.to(fusion.precise)
     labels = rows.labels.unsqueeze(-1)
     at_label, by_label = _at(raw, labels, finish)
-    sums = _rows.log_sums(raw, inverse, finish)[:, 0]  # (tokens,)
-    mass = torch.zeros_like(sums)  # the target's total weight on each token, times the term's
-    values, taken = [], None
+    sums = _rows.log_sums(raw, inverse, finish)  # (tokens, 1)
+    mass = torch.zeros_like(weights)  # the target's total weight on each token, times the term's
+    values, pulled = [], 0.0
     for term, coefficient in zip(fusion.terms, fusion.coefficients, strict=True):
         if term.between is None:
-            values.append(sums - at_label.squeeze(-1))
+            values.append((sums - at_label).squeeze(-1))
             mass = mass + coefficient
             continue
-        assert teacher is not None
-        check_served(term, teacher)
+        given = check_served(term, teacher)
+        at, _ = _at_flat(raw, given, finish)
+        each = given.weights.to(fusion.precise)
+        log_q = at - sums[given.tokens, 0]
+        value = torch.zeros_like(mass).index_add(0, given.tokens, -each * log_q)
+        values.append(value if given.entropy is None else value - given.entropy)
+        mass = mass.index_add(0, given.tokens, coefficient * each)
+        pulled += coefficient
+    heights = (mass * weights)[:, None]
+    # The pull at labels and kept ids in full precision, before the rest is rounded: at a token of which the student
+    # is nearly sure it is the small difference of two numbers near one.
+    taken = (fusion.label_factor * weights)[:, None]
+    label_pull = by_label * (_rows.spread_at(at_label, sums, heights, inverse) - taken)
+    kept_pull = None
+    if teacher is not None and fusion.asks_teacher:
         at, by = _at_flat(raw, teacher, finish)
-        each = teacher.weights.to(fusion.precise)
-        log_q = at - sums[teacher.tokens]
-        value = torch.zeros_like(sums).index_add(0, teacher.tokens, -each * log_q)
-        values.append(value if teacher.entropy is None else value - teacher.entropy)
-        mass = mass.index_add(0, teacher.tokens, coefficient * each)
-        taken = by * coefficient * each * weights[teacher.tokens]
-    _rows.spread(raw, sums[:, None], (mass * weights)[:, None], inverse, finish)
-    if taken is not None and teacher is not None:
-        places = teacher.tokens * raw.shape[1] + teacher.ids
-        raw.view(-1).index_add_(0, places, -taken.to(raw.dtype))
-    if fusion.labelled is not None:
-        _take(raw, labels, by_label * (fusion.label_factor * weights)[:, None])
+        where = teacher.tokens
+        mine = _rows.spread_at(at[:, None], sums[where], heights[where], inverse)[:, 0]
+        target = pulled * teacher.weights.to(fusion.precise) * weights[where]
+        label = torch.where(teacher.ids == rows.labels[where], taken[where, 0], 0.0)
+        kept_pull = by * (mine - target - label)
+    _rows.spread(raw, sums, heights, inverse, finish)
+    raw.scatter_(1, labels, label_pull.to(raw.dtype))
+    if teacher is not None and kept_pull is not None:  # after the label, which may be among them
+        raw[teacher.tokens, teacher.ids] = kept_pull.to(raw.dtype)
     return Found(torch.stack([_weighed(value, weights) for value in values]))
 
 
 def mean_rows(
-    raw: Tensor, hidden: Tensor, teacher: HeadMean, rows: Rows, fusion: Fusion, finish: Finish
+    raw: Tensor, learner: tuple[Tensor, HeadLike], teacher: HeadMean, rows: Rows, fusion: Fusion
 ) -> Found:
     """A teacher whose ids are summed up already over a frozen head: exact forward KL, and cross-entropy beside it.
 
-    hidden: the student's (tokens, width). raw becomes the slope of the part that the student's own q makes.
+    learner: the student's hidden states (tokens, width), and its head. Gives the whole slope of the hidden states,
+    added up in full precision: it is the small difference of the student's mean row and the teacher's.
     """
-    inverse, weights = fusion.inverse, rows.weights.to(fusion.precise)
-    labels = rows.labels.unsqueeze(-1)
-    at_label, by_label = _at(raw, labels, finish)
-    sums = _rows.log_sums(raw, inverse, finish)[:, 0]  # (tokens,)
+    hidden, head = learner
+    weight, finish = head.weight[: head.vocab], Finish(head.scale)
+    weights, labels = rows.weights.to(fusion.precise), rows.labels.unsqueeze(-1)
+    at_label, _ = _at(raw, labels, finish)
+    sums = _rows.log_sums(raw, fusion.inverse, finish)  # (tokens, 1)
     expected = (hidden.to(fusion.precise) * teacher.rows).sum(-1) * finish.scale  # of the logits
-    mass, beside, values = 0.0, torch.zeros_like(teacher.rows), []
+    mass, pulled, values = 0.0, 0.0, []
     for term, coefficient in zip(fusion.terms, fusion.coefficients, strict=True):
         mass += coefficient
         if term.between is None:
-            values.append(sums - at_label.squeeze(-1))
+            values.append((sums - at_label).squeeze(-1))
             continue
         check_served(term, teacher)
-        values.append(sums - expected - teacher.entropy)
-        beside = beside - (coefficient * finish.scale * weights)[:, None] * teacher.rows
-    _rows.spread(raw, sums[:, None], (mass * weights)[:, None], inverse, finish)
-    if fusion.labelled is not None:
-        _take(raw, labels, by_label * (fusion.label_factor * weights)[:, None])
-    return Found(torch.stack([_weighed(value, weights) for value in values]), beside)
+        values.append(sums.squeeze(-1) - expected - teacher.entropy)
+        pulled += coefficient
+    slope = -pulled * teacher.rows.to(fusion.precise)
+    slope = slope - fusion.label_factor * weight[rows.labels].to(fusion.precise)
+    for ids in parts(raw.shape[1], _MEAN_IDS):
+        part = mass * (finish(raw[:, ids]) - sums).exp()
+        slope = slope + part @ weight[ids].to(fusion.precise)
+    slope = slope * (finish.scale * weights)[:, None]
+    return Found(torch.stack([_weighed(value, weights) for value in values]), slope)
 
 
-def check_served(term: Fused, teacher: Sampled | HeadMean) -> None:
-    """Refuses a divergence that the kind of teacher cannot serve."""
+def check_served(term: Fused, teacher: T | None) -> T:
+    """The teacher; refuses a divergence that its kind cannot serve, and none at all."""
+    if teacher is None:
+        raise RecipeError("An objective compares with the teacher, who gave no distribution.")
     if not term.is_forward_kl:
         refuse_kind(teacher)
     check_temperature(term.temperature)
+    return teacher
 
 
 def _at(raw: Tensor, ids: Tensor, finish: Finish) -> tuple[Tensor, Tensor | float]:
@@ -242,41 +204,6 @@ def _at_flat(raw: Tensor, teacher: Sampled, finish: Finish) -> tuple[Tensor, Ten
     return logits, finish.slope(logits)
 
 
-def _take(raw: Tensor, ids: Tensor, amounts: Tensor) -> None:
-    """Subtracts amounts (tokens, 1) at one id a token."""
-    raw.scatter_add_(1, ids, -amounts.to(raw.dtype))
-
-
 def _weighed(values: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum; where, not only a product: an infinite value that does not count must not become NaN."""
     return (torch.where(weights != 0, values, 0.0) * weights).sum()
-
-
-@functools.lru_cache(64)
-def _sides(function: Any) -> tuple[Any, dict[str, Any]] | None:
-    """An objective's `between` and the defaults of its options, or None where it has none."""
-    between = vars(sys.modules[function.__module__]).get("between")
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    if between is None or not {"temperature", "tail", "scale_t2"} <= set(defaults):
-        return None
-    return between, defaults
-
-
-def _fused(term: Any) -> Fused | None:
-    """A term as the operator sees it, or None where it needs the graph."""
-    bound = isinstance(term, functools.partial)
-    function: Any = term.func if bound else term
-    if not inspect.isfunction(function):
-        return None
-    if function is cross_entropy:
-        return Fused(None, (), 1.0, "bucket", 1.0, is_forward_kl=False)
-    name = function.__name__
-    if function.__module__.rpartition(".")[2] != name or (sides := _sides(function)) is None:
-        return None
-    between, defaults = sides
-    options = defaults | (dict(term.keywords) if bound else {})
-    temperature, tail = options.pop("temperature"), options.pop("tail")
-    scale = temperature**2 if options.pop("scale_t2") else 1.0
-    mine = tuple(sorted(options.items()))
-    return Fused(between, mine, temperature, tail, scale, function is forward_kl)

@@ -5,12 +5,12 @@ outcome: "any other token", whose mass is the teacher's rest and the student's e
 """
 
 import math
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor
 
-from limbeck.errors import CacheMismatch, RecipeError
+from limbeck.errors import RecipeError
 from limbeck.types import Distribution, TopK
 
 Tail = Literal["bucket", "renorm_teacher", "renorm_both", "none"]
@@ -27,34 +27,6 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def check_ids(topk: TopK, vocab: int, where: str = "TopK") -> None:
-    """Refuses ids that stand twice in a row or outside the vocabulary.
-
-    For the writing and reading of a cache: it waits for the device, so it has no place inside a step.
-    """
-    if topk.ids.shape != topk.logprobs.shape or topk.ids.ndim != 2:
-        raise CacheMismatch(
-            f"{where}: ids {tuple(topk.ids.shape)} and log-probabilities "
-            f"{tuple(topk.logprobs.shape)}; both must be (tokens, k). Record the cache again."
-        )
-    ordered = topk.ids.sort(-1).values  # (tokens, k)
-    if ordered.numel() == 0:
-        return
-    least, most = int(ordered[:, 0].min()), int(ordered[:, -1].max())
-    if least < 0 or most >= vocab:
-        raise CacheMismatch(
-            f"{where}: token ids reach from {least} to {most}, the vocabulary has {vocab}. "
-            "Use a cache recorded with the student's tokenizer."
-        )
-    twice = (ordered[:, 1:] == ordered[:, :-1]).any(-1)
-    if bool(twice.any()):
-        token = int(twice.nonzero()[0, 0])
-        raise CacheMismatch(
-            f"{where}: an id stands twice among the {ordered.shape[1]} kept ids of token {token}. "
-            "Each may stand once: record the cache again."
-        )
-
-
 def over_kept(
     teacher: Distribution, student: Tensor, temperature: float, tail: Tail = "bucket"
 ) -> tuple[Tensor, Tensor]:
@@ -64,8 +36,7 @@ def over_kept(
     Returns log_p and log_q, each (tokens, kept): kept is vocab if dense, k + 1 if the tail is `bucket`, else k.
     Nothing flows back to the teacher.
     """
-    if not 0 < temperature < math.inf:
-        raise RecipeError(f"temperature is {temperature}; it must be a number above 0.")
+    check_heat(temperature)
     scores = at_least_float32(student)  # (tokens, vocab)
     if temperature != 1:  # a copy of all logits that the usual temperature does not need
         scores = scores / temperature
@@ -74,12 +45,29 @@ def over_kept(
     if not isinstance(teacher, Tensor):
         refuse_kind(teacher)
     if teacher.shape != student.shape:
-        raise RecipeError(
-            f"Teacher logits are {tuple(teacher.shape)}, student logits {tuple(student.shape)}; they must be "
-            "alike. With one tokenizer, cut both heads to its ids; with two, use the teacher 'translated'."
-        )
+        refuse_shapes(teacher, student)
     log_p = (at_least_float32(teacher.detach()) / temperature).log_softmax(-1)
     return log_p, scores.log_softmax(-1)
+
+
+def check_heat(temperature: float) -> None:
+    """Refuses a temperature that divides nothing or turns everything round."""
+    if not 0 < temperature < math.inf:
+        raise RecipeError(f"temperature is {temperature}; it must be a number above 0.")
+
+
+def check_tail(tail: str) -> None:
+    """Refuses another tail than there are."""
+    if tail not in get_args(Tail):
+        raise RecipeError(f"tail is '{tail}'. There are: {', '.join(get_args(Tail))}.")
+
+
+def refuse_shapes(teacher: Tensor, student: Tensor) -> NoReturn:
+    """Logits of both sides that are not alike."""
+    raise RecipeError(
+        f"Teacher logits are {tuple(teacher.shape)}, student logits {tuple(student.shape)}; they must be "
+        "alike. With one tokenizer, cut both heads to its ids; with two, use the teacher 'translated'."
+    )
 
 
 def refuse_kind(teacher: object) -> NoReturn:
@@ -124,10 +112,7 @@ def against(
     log_p = torch.cat([tempered, rest], -1).log_softmax(-1)  # (tokens, k + 1)
     if tail == "none":
         return log_p[:, :-1], log_q
-    if tail != "bucket":
-        raise RecipeError(
-            f"tail is '{tail}'. There are: bucket, renorm_teacher, renorm_both, none."
-        )
+    check_tail(tail)
     empty = outside < 0.1 * _ABSENT
     beyond = (outside - total).masked_fill(empty, -math.inf)
     least = torch.full_like(rest, _LEAST).masked_fill(empty, -math.inf)

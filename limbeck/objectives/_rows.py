@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,12 +43,16 @@ class Finish:
 
 @dataclass(frozen=True)
 class Pair:
-    """A divergence of two sets of log-probabilities with its options, and which of the temperatures it has."""
+    """A divergence of two sets of log-probabilities with its options, and which of the temperatures it has.
+
+    pulls: whether it has a slope, or is only watched.
+    """
 
     between: Callable[..., Tensor]
     options: tuple[tuple[str, Any], ...]
     group: int
     is_forward_kl: bool = False
+    pulls: bool = True
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """(tokens, kept) twice -> (tokens,)."""
@@ -65,20 +70,25 @@ def spread(raw: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor, finish: 
     _in_blocks(job, raw, [raw, sums, heights], [inverse], into=raw)
 
 
-def compare(
-    raw: Tensor,
-    other: Tensor,
-    weights: Tensor,
-    constants: tuple[Tensor, Tensor],
-    job: Callable[..., Any],
-) -> tuple[Tensor, Tensor]:
-    """Overwrites raw (rows, vocab) by the slope of a job that `comparison` made.
+def spread_at(logits: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor) -> Tensor:
+    """What `spread` makes of a few logits (rows, k), before their slope: (rows, k) in full precision."""
+    each = (
+        heights.unsqueeze(-1) * (logits.unsqueeze(1) * inverse[:, None] - sums.unsqueeze(-1)).exp()
+    )  # (rows, n, k)
+    return each.sum(1)
 
-    other: the teacher's raw logits (rows, vocab). weights: (rows,). constants: factors (terms + 1,), inverse (n,).
-    Returns the values (rows, terms) and, where labels are among the terms, the log-sums at temperature 1 (rows,).
+
+def compare(
+    sides: list[Tensor], constants: Tensor, job: Callable[..., Any]
+) -> tuple[Tensor, Tensor]:
+    """Overwrites the student's raw logits (rows, vocab) by the slope of a job that `comparison` made.
+
+    sides: raw, the teacher's raw logits (rows, vocab), weights and labels (rows, 1). constants: factors (terms + 1,)
+    and inverse (n,) in one. Returns the values (rows, terms) and, where labels are among the terms, the log-sums at temperature 1
+    (rows,).
     """
-    found = _in_blocks(job, raw, [raw, other, weights.unsqueeze(-1)], list(constants), into=raw)
-    values, whole = found
+    raw = sides[0]
+    values, whole = _in_blocks(job, raw, sides, [constants], into=raw)
     return values, whole.squeeze(-1)
 
 
@@ -89,8 +99,9 @@ def comparison(
     """A row function for these terms. labelled: which temperature is 1 if cross-entropy is among them, else None."""
 
     def both(
-        raw: Tensor, other: Tensor, weights: Tensor, factors: Tensor, inverse: Tensor
+        raw: Tensor, other: Tensor, weights: Tensor, labels: Tensor, constants: Tensor
     ) -> tuple[Tensor, ...]:
+        factors, inverse = constants[:-groups], constants[-groups:]
         logits, teacher = mine(raw), theirs(other)
         student_at = [normalised(logits, inverse[n]) for n in range(groups)]
         teacher_at = [normalised(teacher, inverse[n]) for n in range(groups)]
@@ -99,18 +110,32 @@ def comparison(
         for number, pair in enumerate(pairs):
             p, q = teacher_at[pair.group], student_at[pair.group]
             value, by = _forward_kl(p, q) if pair.is_forward_kl else _divergence(pair, p, q)
-            slope = slope + factors[number] * by
+            if pair.pulls:
+                slope = slope + factors[number] * by
             values.append(value)
         whole = torch.zeros_like(weights)
         if labelled is not None:
-            slope = slope + factors[-1] * student_at[labelled].parts
+            # One from the label here, where the difference is not yet rounded: it is small where q is near one.
+            ids = torch.arange(raw.shape[-1], device=raw.device)
+            slope = slope + factors[-1] * (student_at[labelled].parts - (ids == labels).to(slope))
             whole = student_at[labelled].whole
         slope = slope * mine.slope(logits) * weights
         # where, not only a product: at a row that does not count an infinite slope must not become NaN.
         slope = torch.where(weights != 0, slope, 0.0)
         return slope.to(raw.dtype), torch.stack(values, -1), whole
 
-    return rowwise(both)
+    return rowwise(both) if _steady(pairs) else both
+
+
+_VARIANTS: collections.Counter[Any] = collections.Counter()
+_MOST_VARIANTS = 4
+
+
+def _steady(pairs: tuple[Pair, ...]) -> bool:
+    """Whether it pays to compile: not where an option is another number in each step, as on a ramp."""
+    kind = tuple((pair.between, tuple(name for name, _ in pair.options)) for pair in pairs)
+    _VARIANTS[kind] += 1
+    return _VARIANTS[kind] <= _MOST_VARIANTS
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ def gradients(loops: Sequence[Loop], step: int) -> tuple[list[Tensor], Tensor]:
     terms, coefficients = terms_at(loop.functions, loop.stage.terms, step / max(1, loop.steps - 1))
     sums = [torch.zeros(len(terms), dtype=precise, device=device) for _ in loops]
     # FSDP averages gradients over ranks; the loss is a sum over them, hence the world's size.
-    scale = loop.world.size / weight.clamp(min=torch.finfo(precise).tiny)
+    # Where nothing counts it is the zero gradients over 1: any tiny number would make 0 times infinity of them.
+    scale = loop.world.size / torch.where(weight > 0, weight, 1.0)
     for number, part in enumerate(places, start=1):
         last = number == len(places)
         batch, signal = loop.ahead.take(part, following if last else places[number])

@@ -10,7 +10,7 @@ import torch
 from limbeck.errors import RecipeError
 from limbeck.models.layout import Head
 from limbeck.objectives._chunks import chunked, whole
-from limbeck.objectives._fused import Fusion
+from limbeck.objectives._fusion import Fusion
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.objectives.forward_kl import forward_kl
 from limbeck.objectives.jensen_shannon import jensen_shannon
@@ -206,3 +206,51 @@ def test_a_masked_id_has_no_slope():
     for given in (dense, side):
         for term in (forward_kl, total_variation, jensen_shannon):
             assert all(bool(part.isfinite().all()) for part in both(chunked, top, given, [term]))
+
+
+@pytest.mark.parametrize("way", [chunked, whole])
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (partial(forward_kl, temperature=-1.0), "temperature is -1"),
+        (partial(forward_kl, temperature=0), "temperature is 0"),
+        (partial(forward_kl, temperature=float("inf")), "temperature is inf"),
+    ],
+)
+def test_a_temperature_that_is_none_is_refused(way, term, message):
+    with pytest.raises(RecipeError, match=message):
+        both_sums(way, logits_side(ROWS), [term])
+
+
+@pytest.mark.parametrize("way", [chunked, whole])
+def test_a_teacher_of_other_ids_is_refused(way):
+    with pytest.raises(RecipeError, match="must be alike"):
+        both_sums(way, logits_side(ROWS - 1), [forward_kl])
+
+
+def test_another_tail_is_refused_for_every_teacher():
+    with pytest.raises(RecipeError, match="tail is 'foo'"):
+        both_sums(chunked, logits_side(ROWS), [partial(forward_kl, tail="foo")])
+
+
+def test_a_teacher_that_says_nothing_is_refused():
+    with pytest.raises(RecipeError, match="no distribution"):
+        both_sums(chunked, Signal(), [forward_kl])
+
+
+@pytest.mark.parametrize("way", [chunked, whole])
+def test_an_infinite_term_that_is_only_watched_pulls_nothing(way):
+    """Reverse KL is infinite where the teacher rules an id out."""
+    logits = logits_side(ROWS).logits.clone()
+    logits[:, 2] = -torch.inf
+    states, top = tiny.randn(TOKENS, WIDTH).requires_grad_(), head("plain")
+    terms = [forward_kl, reverse_kl]
+    total, sums = way(states, top, Signal(logits=logits), rows(ROWS), terms, [1.0, 0.0], chunk=4)
+    total.backward()
+    assert torch.isinf(sums[1])
+    assert torch.isfinite(states.grad).all()
+    assert states.grad.norm() > 0
+
+
+def both_sums(way, side, terms):
+    return way(tiny.randn(TOKENS, WIDTH), head("plain"), side, rows(ROWS), terms, [1.0], chunk=4)

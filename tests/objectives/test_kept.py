@@ -8,8 +8,8 @@ import torch
 from pydantic import TypeAdapter
 
 from limbeck import names
-from limbeck.errors import CacheMismatch, RecipeError
-from limbeck.objectives._kept import check_ids, divergence, mixture, over_kept
+from limbeck.errors import RecipeError
+from limbeck.objectives._kept import divergence, mixture, over_kept
 from limbeck.objectives.forward_kl import forward_kl
 from limbeck.types import TopK
 
@@ -162,29 +162,6 @@ def test_divergence_and_mixture_take_nothing_times_nothing_as_nothing():
     assert torch.isfinite(value).all()
     assert torch.isfinite(log_a.grad).all()
     assert torch.isfinite(log_b.grad).all()
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ([[1, 2], [3, 3]], "id stands twice among the 2 kept ids of token 1"),
-        ([[1, 2], [3, 11]], "reach from 1 to 11, the vocabulary has 11"),
-        ([[-1, 2], [3, 4]], "reach from -1"),
-    ],
-)
-def test_ids_that_cannot_be_are_refused(ids, message):
-    with pytest.raises(CacheMismatch, match=message):
-        check_ids(TopK(torch.tensor(ids), torch.zeros(2, 2)), 11, "shard 3")
-
-
-def test_other_k_of_ids_and_values_is_refused():
-    with pytest.raises(CacheMismatch, match=r"\(2, 3\) and log-probabilities \(2, 2\)"):
-        check_ids(TopK(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 2)), 11)
-
-
-def test_good_ids_pass():
-    check_ids(golden.topk(tiny.randn(5, 11), 4), 11)
-    check_ids(TopK(torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, 4)), 11)
 
 
 @pytest.mark.parametrize("name", [*golden.DIVERGENCES, "cross_entropy"])

@@ -135,14 +135,15 @@ def test_a_value_that_is_not_finite_stops_before_weights_change(tmp_path, value)
         assert torch.equal(tensor.full_tensor(), before[name]), name
 
 
-def test_a_step_in_which_nothing_counts_changes_no_weight(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_in_which_nothing_counts_changes_no_weight(tmp_path, dtype):
     class Silent(tiny_run.Ragged):
         def batch(self, positions):
             found = super().batch(positions)
             found.weights.zero_()
             return found
 
-    work = tiny_run.job(tmp_path)
+    work = tiny_run.job(tmp_path, dtype=dtype)
     work.ahead.source = Silent()
     before = {n: p.full_tensor().clone() for n, p in work.step_module.named_parameters()}
     (entry,) = loop.one_step([work])
