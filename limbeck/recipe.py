@@ -146,7 +146,7 @@ class Compute(Frozen):
     chunk: int | None = Field(
         default=None,
         gt=0,
-        description="tokens that hold logits at one time; null takes what suits the device and the vocabulary",
+        description="tokens that hold logits at one time; null takes what suits the device",
     )
     threads: int | None = Field(
         default=None,
