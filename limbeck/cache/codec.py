@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Plane = NDArray[Any]
+Layout = dict[str, tuple[str, tuple[int, ...]]]
+"""The dtype and shape of each plane."""
 GROUP = 64
 """Numbers of a vector that share one scale."""
 NOTHING = 255
@@ -109,6 +111,14 @@ def ids_of(planes: dict[str, Plane], name: str, begin: int, end: int) -> Plane:
     return ids
 
 
+def id_layout(name: str, shape: tuple[int, ...], bits: int) -> Layout:
+    """What `id_planes` makes of ids of this shape."""
+    found: Layout = {name: ("<u2", shape)}
+    if bits:
+        found[f"{name}_high"] = ("u1", (bits, -(-math.prod(shape) // 8)))
+    return found
+
+
 def wide(ids: Plane) -> Tensor:
     """int64 of narrower ids."""
     return torch.from_numpy(ids.astype(np.int64))
@@ -130,6 +140,11 @@ def group_codes(vectors: Plane) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     steps = scales.float().masked_fill_(scales == 0, torch.inf)
     codes = parts.div_(steps[:, :, None]).round_().clamp_(-127, 127).to(torch.int8)
     return codes.view(tokens, groups(width) * GROUP)[:, :width].numpy(), scales.numpy()
+
+
+def group_layout(tokens: int, width: int) -> Layout:
+    """What `group_codes` makes of vectors (tokens, width)."""
+    return {"codes": ("i1", (tokens, width)), "scales": ("<f2", (tokens, groups(width)))}
 
 
 def vectors_of(codes: Plane, scales: Plane) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,55 @@ def mapped(path: Path) -> dict[str, Plane]:
         return planes
     except (ValueError, KeyError, TypeError, AttributeError) as reason:
         raise Damaged(f"{path}: no planes can be read from it ({reason}).") from reason
+
+
+def check_layout(
+    found: Mapping[str, Plane], wanted: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> None:
+    """Refuses other planes than these; wanted: the dtype and shape of each."""
+    if set(found) != set(wanted):
+        raise Damaged(
+            f"planes {', '.join(sorted(found))} found; wanted {', '.join(sorted(wanted))}."
+        )
+    for name, (dtype, shape) in wanted.items():
+        plane = found[name]
+        if plane.dtype != np.dtype(dtype) or plane.shape != shape:
+            raise Damaged(
+                f"plane {name} {plane.shape} of {plane.dtype} found; wanted {shape} of {np.dtype(dtype)}."
+            )
+
+
+def check_counts(name: str, counts: Plane, kept: int) -> None:
+    """Refuses counts of another number of ids than are kept."""
+    whole = int(counts.sum(dtype=np.int64))
+    if whole != kept:
+        raise Damaged(f"plane {name} sums to {whole:,}; {kept:,} ids are kept.")
+
+
+def check_starts(name: str, found: Plane, wanted: Plane) -> None:
+    """Refuses places of rows that do not follow from the counts of their tokens."""
+    if not np.array_equal(found, wanted):
+        raise Damaged(f"plane {name} says that rows begin elsewhere than their counts do.")
+
+
+def check_most(name: str, values: Plane, most: float) -> None:
+    """Refuses values above this, and NaN; -inf is none."""
+    # A largest value is NaN where any is: no array of answers is made.
+    if values.size and not values.max() <= most:
+        raise Damaged(f"plane {name} up to {values.max()} found; wanted {most} at most.")
+
+
+def check_once(name: str, ids: Plane) -> None:
+    """Refuses an id twice in a row of (tokens, k)."""
+    ordered = np.sort(ids, -1)
+    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        raise Damaged(f"plane {name}: an id stands twice in one token.")
+
+
+def check_finite(name: str, values: Plane) -> None:
+    """Refuses a NaN or an infinity."""
+    if values.size and not np.isfinite([values.min(), values.max()]).all():
+        raise Damaged(f"plane {name} has a NaN or an infinity.")
 
 
 @dataclass(frozen=True)

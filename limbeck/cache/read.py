@@ -60,6 +60,7 @@ class CacheReader:
             if len(found) > 1:
                 found.sort(key=self._recorded, reverse=True)
         self._verified: set[int] = set()
+        self._fit: set[int] = set()
         self._opened = functools.lru_cache(_OPEN)(self._open)
 
     def __len__(self) -> int:
@@ -152,7 +153,7 @@ class CacheReader:
                 f"{self.about.identity}. It was moved here from another cache: take it out."
             )
         # Copies: an index that stays open for each shard would be a map and a file for each.
-        rows = {name: plane.copy() for name, plane in planes.mapped(folder / form.ROWS).items()}
+        rows = {name: plane.copy() for name, plane in self._rows(folder).items()}
         addresses = [address.tobytes().hex() for address in rows["addresses"]]
         each = np.unpackbits(rows["recorded"], axis=1, bitorder="little").sum(1, dtype=np.int64)
         every = bool((each == self.about.length).all())
@@ -167,13 +168,37 @@ class CacheReader:
             self._places.setdefault(address, []).append((len(self._shards), row))
         self._shards.append(_Shard(folder, rows["tokens"], rows["recorded"], starts))
 
+    def _rows(self, folder: Path) -> dict[str, Plane]:
+        """The list of a shard's rows, mapped, of the shapes that the length asks for."""
+        try:
+            found = planes.mapped(folder / form.ROWS)
+            count = found["addresses"].size // 16 if "addresses" in found else 0
+            layout = dict.fromkeys(("addresses", "tokens"), ("u1", (count, 16)))
+            layout["recorded"] = ("u1", (count, -(-self.about.length // 8)))
+            planes.check_layout(found, layout)
+            beyond = self.about.length % 8
+            if beyond and (found["recorded"][:, -1] >> beyond).any():
+                raise Damaged(
+                    "plane recorded has bits of tokens beyond the row's length; wanted 0."
+                )
+        except Damaged as reason:
+            raise Damaged(f"{folder / form.ROWS}: {reason} {_CURE}") from reason
+        return found
+
     def _open(self, number: int) -> dict[str, Plane]:
-        """The planes of a shard, mapped; lazily hashed once."""
+        """The planes of a shard, mapped; checked once, and lazily hashed once."""
         folder = self._shards[number].folder
         if self._lazily and number not in self._verified:
             _verified(folder)
             self._verified.add(number)
-        return planes.mapped(folder / form.PLANES)
+        found = planes.mapped(folder / form.PLANES)
+        if number not in self._fit:
+            try:
+                KINDS[self.about.kind].fit(found, self.about, self._shards[number].starts)
+            except Damaged as reason:
+                raise Damaged(f"{folder / form.PLANES}: {reason} {_CURE}") from reason
+            self._fit.add(number)
+        return found
 
 
 def _shards(path: Path) -> list[Path]:

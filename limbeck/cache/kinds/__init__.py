@@ -33,6 +33,10 @@ class Kind(Protocol):
         """The planes of a record; tokens (rows + 1,): where each row begins among the recorded tokens."""
         ...
 
+    def fit(self, found: dict[str, Plane], about: CacheAbout, tokens: NDArray[np.int64]) -> None:
+        """Refuses planes that no record of so many tokens becomes; once a shard, before any of it is decoded."""
+        ...
+
     def decode(self, pieces: Sequence[Piece], about: CacheAbout) -> Any:
         """What the pieces say, as one, on the CPU."""
         ...

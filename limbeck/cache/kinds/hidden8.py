@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.cache import codec
+from limbeck.cache import codec, planes
 from limbeck.cache.codec import Plane
 from limbeck.cache.format import CacheAbout
 from limbeck.cache.kinds import check
@@ -25,6 +25,12 @@ def encode(record: Tensor, about: CacheAbout, tokens: NDArray[np.int64]) -> dict
     codes, scales = codec.group_codes(hidden)
     check.finite("hidden (in half precision)", scales)
     return {"codes": codes, "scales": scales}
+
+
+def fit(found: dict[str, Plane], about: CacheAbout, tokens: NDArray[np.int64]) -> None:
+    """Codes and scales of all tokens, the scales finite."""
+    planes.check_layout(found, codec.group_layout(int(tokens[-1]), about.width))
+    planes.check_finite("scales", found["scales"])
 
 
 def decode(pieces: Sequence[Piece], about: CacheAbout) -> Tensor:  # noqa: ARG001

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.cache import codec
+from limbeck.cache import codec, planes
 from limbeck.cache.codec import Plane
 from limbeck.cache.format import CODE8, CacheAbout
 from limbeck.cache.kinds import check
@@ -25,16 +25,32 @@ def encode(record: HeadMean, about: CacheAbout, tokens: NDArray[np.int64]) -> di
     check.shaped("rows", rows, (count, about.width))
     check.shaped("entropy", entropies, (count,))
     check.finite("rows", rows)
-    # Four bytes beside hundreds; eight where all else is kept in eight.
-    dtype = np.dtype("<f8" if about.values == "float64" else "<f4")
-    planes: dict[str, Plane] = {"entropy": entropies.astype(dtype)}
+    made: dict[str, Plane] = {"entropy": entropies.astype(_entropy_dtype(about))}
     if about.values == CODE8:
         codes, scales = codec.group_codes(rows)
-        planes |= {"codes": codes, "scales": scales}
+        made |= {"codes": codes, "scales": scales}
     else:
-        planes["rows"] = codec.floats(rows, about.values)
-    check.finite("rows (in fewer bytes)", planes.get("scales", planes.get("rows", rows)))
-    return planes
+        made["rows"] = codec.floats(rows, about.values)
+    check.finite("rows (in fewer bytes)", made.get("scales", made.get("rows", rows)))
+    return made
+
+
+def fit(found: dict[str, Plane], about: CacheAbout, tokens: NDArray[np.int64]) -> None:
+    """Finite rows, and an entropy each."""
+    count = int(tokens[-1])
+    layout: codec.Layout = {"entropy": (_entropy_dtype(about), (count,))}
+    if about.values == CODE8:
+        layout |= codec.group_layout(count, about.width)
+    else:
+        layout["rows"] = (about.values, (count, about.width))
+    planes.check_layout(found, layout)
+    for name in set(layout) - {"codes"}:
+        planes.check_finite(name, found[name])
+
+
+def _entropy_dtype(about: CacheAbout) -> str:
+    """Four bytes beside hundreds; eight where all else is kept in eight."""
+    return "<f8" if about.values == "float64" else "<f4"
 
 
 def decode(pieces: Sequence[Piece], about: CacheAbout) -> HeadMean:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.cache import codec
+from limbeck.cache import codec, planes
 from limbeck.cache.codec import Plane
 from limbeck.cache.format import CacheAbout
 from limbeck.cache.kinds import check
@@ -46,6 +46,18 @@ def encode(record: Sampled, about: CacheAbout, tokens: NDArray[np.int64]) -> dic
         "starts": starts(counts, tokens),
         **codec.id_planes("ids", ids, about.high_bits),
     }
+
+
+def fit(found: dict[str, Plane], about: CacheAbout, tokens: NDArray[np.int64]) -> None:
+    """Counts and places that belong to the ids; ids that the tokenizer has."""
+    count, kept = int(tokens[-1]), found["ids"].size if "ids" in found else 0
+    layout = codec.id_layout("ids", (kept,), about.high_bits)
+    layout |= dict.fromkeys(("counts", "entropy"), ("u1", (count,)))
+    planes.check_layout(found, layout | {"times": ("u1", (kept,)), "starts": ("<u8", tokens.shape)})
+    planes.check_counts("counts", found["counts"], kept)
+    planes.check_starts("starts", found["starts"], starts(found["counts"], tokens))
+    planes.check_most("ids", codec.ids_of(found, "ids", 0, kept), about.vocab - 1)
+    planes.check_most("times", found["times"], about.samples)
 
 
 def _span(piece: Piece) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.cache import codec
+from limbeck.cache import codec, planes
 from limbeck.cache.codec import Plane
 from limbeck.cache.format import CacheAbout
 from limbeck.cache.kinds import check
@@ -33,16 +33,13 @@ def encode(record: Drawn, about: CacheAbout, tokens: NDArray[np.int64]) -> dict[
     check.counts("tails", tails, about.vocab, tail_ids.size)
     check.logs("head_logprobs", logs, least=math.log(about.threshold) - 1e-3)
     _check_ids(heads, head_ids, tails, tail_ids, about)
-    each = tails.sum(1, dtype=np.int64)  # (draws,)
-    before = np.concatenate([np.zeros(1, np.int64), each.cumsum()])[:-1]
-    places = [starts(tails[draw], tokens) + before[draw] for draw in range(about.draws)]
     return {
         "heads": heads.astype(np.uint8),
         "tails": tails.astype(np.uint8),
         "entropy": codec.entropy_codes(entropies, about.vocab),
         "head_codes": codec.head_codes(logs, about.threshold),
         "head_starts": starts(heads, tokens),
-        "tail_starts": np.stack(places).astype("<u8"),
+        "tail_starts": _tail_starts(tails, tokens),
         **codec.id_planes("head_ids", head_ids, about.high_bits),
         **codec.id_planes("tail_ids", tail_ids, about.high_bits),
     }
@@ -60,6 +57,32 @@ def _check_ids(
         drawn = np.repeat(index, tails[draw])
         both = np.concatenate([head_ids, tail_ids[begin:end]])
         check.once("head_ids and tail_ids", both, np.concatenate([exact, drawn]), about.vocab)
+
+
+def _tail_starts(tails: Plane, tokens: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Where each row of each draw begins in tail_ids: (draws, rows + 1)."""
+    each = tails.sum(1, dtype=np.int64)  # (draws,)
+    before = (each.cumsum() - each).astype("<u8")
+    places = [starts(tail, tokens) + first for tail, first in zip(tails, before, strict=True)]
+    return np.stack(places).astype("<u8")
+
+
+def fit(found: dict[str, Plane], about: CacheAbout, tokens: NDArray[np.int64]) -> None:
+    """Counts and places that belong to the ids; ids that the tokenizer has."""
+    count, both = int(tokens[-1]), ("head_ids", "tail_ids")
+    heads, tails = (found[name].size if name in found else 0 for name in both)
+    layout = codec.id_layout("head_ids", (heads,), about.high_bits)
+    layout |= codec.id_layout("tail_ids", (tails,), about.high_bits)
+    layout |= dict.fromkeys(("heads", "entropy"), ("u1", (count,)))
+    layout |= {"tails": ("u1", (about.draws, count)), "head_codes": ("u1", (heads,))}
+    layout["head_starts"] = ("<u8", tokens.shape)
+    planes.check_layout(found, layout | {"tail_starts": ("<u8", (about.draws, tokens.size))})
+    planes.check_counts("heads", found["heads"], heads)
+    planes.check_counts("tails", found["tails"], tails)
+    planes.check_starts("head_starts", found["head_starts"], starts(found["heads"], tokens))
+    planes.check_starts("tail_starts", found["tail_starts"], _tail_starts(found["tails"], tokens))
+    for name, size in zip(both, (heads, tails), strict=True):
+        planes.check_most(name, codec.ids_of(found, name, 0, size), about.vocab - 1)
 
 
 def _head_span(piece: Piece) -> tuple[int, int]:

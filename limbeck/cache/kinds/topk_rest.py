@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.cache import codec
+from limbeck.cache import codec, planes
 from limbeck.cache.codec import Plane
 from limbeck.cache.format import CODE8, CacheAbout
 from limbeck.cache.kinds import check
@@ -32,11 +32,26 @@ def encode(record: TopK, about: CacheAbout, tokens: NDArray[np.int64]) -> dict[s
     check.once_a_row("ids", ids)
     check.logs("logprobs", logs)
     check.logs("rest", rest)
-    planes = codec.id_planes("ids", ids, about.high_bits)
+    made = codec.id_planes("ids", ids, about.high_bits)
     if about.values == CODE8:
-        return planes | {"logprobs": codec.log_codes(logs), "rest": codec.log_codes(rest)}
+        return made | {"logprobs": codec.log_codes(logs), "rest": codec.log_codes(rest)}
     exact = {"logprobs": logs, "rest": rest}
-    return planes | {name: codec.floats(part, about.values) for name, part in exact.items()}
+    return made | {name: codec.floats(part, about.values) for name, part in exact.items()}
+
+
+def fit(found: dict[str, Plane], about: CacheAbout, tokens: NDArray[np.int64]) -> None:
+    """Different ids that the tokenizer has, and logs of probabilities."""
+    count, dtype = int(tokens[-1]), "u1" if about.values == CODE8 else about.values
+    layout = codec.id_layout("ids", (count, about.k), about.high_bits)
+    layout |= {"logprobs": (dtype, (count, about.k)), "rest": (dtype, (count,))}
+    planes.check_layout(found, layout)
+    ids = codec.ids_of(found, "ids", 0, count * about.k)
+    planes.check_most("ids", ids, about.vocab - 1)
+    planes.check_once("ids", ids.reshape(count, about.k))
+    if about.values != CODE8:
+        for name in ("logprobs", "rest"):
+            # What may be written (check.logs), and its rounding to half precision.
+            planes.check_most(name, found[name], 2e-3)
 
 
 def _ids(piece: Piece, k: int) -> Plane:
