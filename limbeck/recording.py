@@ -16,8 +16,8 @@ from limbeck.cache import head as beside
 from limbeck.cache.format import SHARDS, USES, CacheAbout, tokens_digest
 from limbeck.cache.kinds import estimate_row
 from limbeck.cache.read import CacheReader
-from limbeck.cache.write import create_or_check, write_shard
-from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, NonFinite
+from limbeck.cache.write import create_or_check, shard_folder, write_shard
+from limbeck.errors import CacheMismatch, Damaged, Interrupted, LimbeckError, NonFinite
 from limbeck.keeping import Keeper
 from limbeck.models.layout import Head
 from limbeck.planning import Planned, groups, missing
@@ -91,15 +91,21 @@ class _Job:
             raise NonFinite(f"{self.path}, rows at {first} to {last}: {reason}") from reason
 
     def write(self, rows: Planned, records: Sequence[Record], tokens: Sequence[str]) -> int:
-        """Commits one shard and returns its bytes."""
-        folder = write_shard(
-            self.path,
-            rows.addresses,
-            joined(records),
-            self.about,
-            tokens=tokens,
-            recorded=rows.mask(self.about.length),
-        )
+        """Commits one shard and returns its bytes; 0 where another recorder was faster with the same shard."""
+        recorded = rows.mask(self.about.length)
+        try:
+            folder = write_shard(
+                self.path,
+                rows.addresses,
+                joined(records),
+                self.about,
+                tokens=tokens,
+                recorded=recorded,
+            )
+        except LimbeckError:
+            if _stands(shard_folder(self.path, rows.addresses, recorded), self.about):
+                return 0
+            raise
         return sum(path.stat().st_size for path in folder.iterdir())
 
     def shards(self, mine: Sequence[Planned], advance: Callable[[int], None]) -> int:
@@ -126,6 +132,14 @@ class _Job:
                 written += 0 if waiting is None else waiting.result()
                 waiting = writer.submit(self.write, rows, records, tokens)
             return written + (0 if waiting is None else waiting.result())
+
+
+def _stands(folder: Path, about: CacheAbout) -> bool:
+    """Whether a whole shard of this cache stands there."""
+    try:
+        return files.verify(folder).about == {"cache": about.identity}
+    except Damaged:
+        return False
 
 
 def never() -> bool:

@@ -17,7 +17,6 @@ from limbeck.cache.format import SHARDS, shard_name
 from limbeck.cache.kinds import estimate_row
 from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, ModelError, NonFinite
-from limbeck.models import layout
 from limbeck.recording import RecordCounts, check_space, record
 from limbeck.selection.likeliest import likeliest
 from limbeck.types import Signal
@@ -283,33 +282,3 @@ def test_an_error_in_writing_stops_the_recording_with_that_error(tmp_path):
     with pytest.raises((LimbeckError, OSError), match=shard_name(addresses)):
         run(tmp_path, teacher=Blocking())
     assert teacher.asked < 20
-
-
-@pytest.mark.parametrize("kind", ["hidden8", "kl-vector"])
-def test_rows_of_which_no_token_counts_are_recorded(tmp_path, kind):
-    model = tiny.llama()
-
-    class Hidden:
-        """A teacher that gives hidden states and its head."""
-
-        def signal(self, batch, wanted):
-            hidden = batch.pick(layout.hidden(model, batch)).detach()
-            return Signal(hidden=hidden, head=layout.head(model))
-
-    class Late(tiny_cache.Text):
-        """Nothing counts after the first shard."""
-
-        def batch(self, positions):
-            found = super().batch(positions)
-            late = torch.tensor(positions) >= 4
-            return replace(found, weights=found.weights.masked_fill(late[:, None], 0))
-
-    about = tiny_cache.about(kind=kind, width=0, head="")
-    head = layout.head(model)
-    done = run(
-        tmp_path, teacher=Hidden(), text=Late(8), positions=range(8), about=about, head=lambda: head
-    )
-    assert done.recorded == 8
-    reader = CacheReader(tmp_path)
-    assert len(reader) == 8
-    assert reader.covers(Late(8).batch([7]).addresses[0], torch.zeros(tiny_cache.LENGTH) > 0)
