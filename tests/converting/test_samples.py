@@ -43,3 +43,10 @@ def test_a_missing_column_is_refused_with_those_that_there_are(place):
 def test_a_place_without_a_table_is_refused(tmp_path, name):
     with pytest.raises(DataError, match="neither"):
         list(samples.tables(tmp_path / name, None))
+
+
+def test_a_sample_of_no_place_has_a_shape(tmp_path):
+    lists = pyarrow.list_(pyarrow.list_(pyarrow.int64()))
+    table = pyarrow.table({"b": pyarrow.array([[], [[]]], lists)})
+    assert samples.square(table, "b", 0).shape == (0, 0)
+    assert samples.square(table, "b", 1).shape == (1, 0)
