@@ -184,13 +184,13 @@ def main() -> None:
         found[name] += rows
         sbs.save(name, found[name], note=notes[name], quick=asked.quick)
 
+    vocab, width, _ = sizes[0]
+    add("head_memory", memory(Case(100 if asked.quick else 4096, vocab, width, torch.bfloat16)))
     for dtype in (torch.bfloat16, torch.float32):
         for vocab, width, tokens in sizes:
             add("head", dense(Case(tokens, vocab, width, dtype), rounds))
             if dtype == torch.bfloat16:
                 add("head_kinds", sparse(Case(tokens, vocab, width, dtype), rounds))
-    vocab, width, _ = sizes[0]
-    add("head_memory", memory(Case(100 if asked.quick else 4096, vocab, width, torch.bfloat16)))
 
 
 if __name__ == "__main__":

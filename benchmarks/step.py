@@ -220,13 +220,13 @@ def main() -> None:
     reads.add_argument("--rounds", type=int, default=3)
     asked = reads.parse_args()
     ground, rows = Ground(quick=asked.quick), []
+    note = f"{ROWS * ground.length} tokens a step, {str(ground.dtype).removeprefix('torch.')}"
     for every in (3,) if asked.quick else (3, 6):
         ground.every = every
         with tempfile.TemporaryDirectory() as folder:
             runners = loops(ground, Path(folder), split=every == 3)
             rows += measured(ground, runners, 1 if asked.quick else asked.rounds)
-    note = f"{ROWS * ground.length} tokens a step, {str(ground.dtype).removeprefix('torch.')}"
-    sbs.save("step", rows, note=note, quick=asked.quick)
+        sbs.save("step", rows, note=note, quick=asked.quick)
 
 
 if __name__ == "__main__":
