@@ -186,11 +186,10 @@ def main() -> None:
 
     vocab, width, _ = sizes[0]
     add("head_memory", memory(Case(100 if asked.quick else 4096, vocab, width, torch.bfloat16)))
+    add("head_kinds", sparse(Case(sizes[0][2], vocab, width, torch.bfloat16), rounds))
     for dtype in (torch.bfloat16, torch.float32):
         for vocab, width, tokens in sizes:
             add("head", dense(Case(tokens, vocab, width, dtype), rounds))
-            if dtype == torch.bfloat16:
-                add("head_kinds", sparse(Case(tokens, vocab, width, dtype), rounds))
 
 
 if __name__ == "__main__":
