@@ -3,7 +3,8 @@
 Teacher SmolLM2-135M-Instruct; students of a third of its layers (10, 64 M parameters) and of a third of its parameters
 (5 layers, 46 M); 4 rows of 512 tokens of our docs a step. Ours computes in bfloat16 with float32 masters, as its recipes
 do. The others run as their trainers do by default (float32 parameters under bfloat16 autocast) and, faster, with
-parameters, gradients and optimizer in bfloat16 throughout. "A row at a time": micro-batches of one row.
+parameters, gradients and optimizer in bfloat16 throughout. "A row at a time": micro-batches of one row. "In little
+memory": ours with `activation_checkpointing` and without `keep_freed_memory`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import side_by_side as sbs
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from limbeck import pages
 from limbeck.cache.format import CacheAbout
 from limbeck.cache.read import CacheReader
 from limbeck.data.loader import PackedSource
@@ -84,18 +86,25 @@ class Ground:
         starts = np.append(np.arange(0, tokens, 2 * self.length), tokens)
         return PackedSource(Stream(ids, np.ones_like(ids), starts, vocab - 1), self.length)
 
-    def student(self) -> PreTrainedModel:
-        """One of every few of the teacher's layers, float32."""
+    def student(self, *, twice: bool = False) -> PreTrainedModel:
+        """One of every few of the teacher's layers, float32. twice: with its activations computed twice."""
         depth = self.masters.config.num_hidden_layers
         kept = list(range(0, depth, self.every))
         materials = Materials(teacher=lambda: self.masters, load=lambda *_: self.masters)
         made: PreTrainedModel = pruned(materials, layers=kept)
+        if twice:
+            made.gradient_checkpointing_enable({"use_reentrant": False})
         return made.to(self.device).train()
 
     def ours(
-        self, teacher: Teacher | None, folder: Path, *, micro_rows: int = ROWS
+        self,
+        teacher: Teacher | None,
+        folder: Path,
+        *,
+        micro_rows: int = ROWS,
+        twice: bool = False,
     ) -> Callable[[], Any]:
-        """One step of Limbeck's own loop; without a teacher, cross-entropy."""
+        """One step of Limbeck's own loop; without a teacher, cross-entropy. twice: activations computed twice."""
         objective = "forward_kl" if teacher else "cross_entropy"
         stage = Stage(
             name="only",
@@ -105,7 +114,7 @@ class Ground:
             rows_per_step=ROWS,
             micro_rows=micro_rows,
         )
-        student, world = self.student(), parallel.start(self.device)
+        student, world = self.student(twice=twice), parallel.start(self.device)
         step = Step(student, vocab=self.vocab)
         parallel.shard(step, layout.layers(student), world, self.dtype)
         job = loop.Loop(
@@ -188,17 +197,30 @@ def loops(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def row_by_row(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Those with a live teacher, in micro-batches of one row: what memory they need at least."""
+def leaner(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
+    """Those with a live teacher as they run where memory is short, after ours as it runs by itself."""
+    live = Live(ground.teacher)
     found = {
-        "limbeck online": ground.ours(Live(ground.teacher), folder),
-        "limbeck online, a row at a time": ground.ours(Live(ground.teacher), folder, micro_rows=1),
+        "limbeck online": ground.ours(live, folder),
+        "limbeck online, in little memory": giving_back(ground.ours(live, folder, twice=True)),
+        "limbeck online, a row at a time": ground.ours(live, folder, micro_rows=1),
     }
     if peers.installed("trl"):
         found["trl gkd, autocast, a row at a time"] = ground.theirs(
             "gkd", autocast=True, micro_rows=1
         )
     return found
+
+
+def giving_back(runner: Callable[[], Any]) -> Callable[[], Any]:
+    """The call with freed memory given back at once, as without `keep_freed_memory`."""
+
+    def run() -> None:
+        pages.give_back()
+        runner()
+        pages.keep()
+
+    return run
 
 
 def measured(ground: Ground, runners: dict[str, Callable[[], Any]], rounds: int) -> list[Any]:
@@ -231,6 +253,7 @@ def main() -> None:
     )
     reads.add_argument("--rounds", type=int, default=3)
     asked = reads.parse_args()
+    pages.keep()  # as the command line does
     ground, rows = Ground(quick=asked.quick), []
     note = f"{ROWS * ground.length} tokens a step, {str(ground.dtype).removeprefix('torch.')}"
     for every in (3,) if asked.quick else (3, 6):
@@ -240,7 +263,7 @@ def main() -> None:
             rows += measured(ground, runners, 1 if asked.quick else asked.rounds)
             if every == 3:
                 del runners
-                rows += measured(ground, row_by_row(ground, Path(folder)), 1)[1:]
+                rows += measured(ground, leaner(ground, Path(folder)), 1)[1:]
         sbs.save("step", rows, note=note, quick=asked.quick)
 
 

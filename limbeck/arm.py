@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     kept = {f"student.{n}" for s in recipe.stages[: index + 1] for n in trainable(student, s)}
     trained = trainable(student, stage)
     if recipe.compute.activation_checkpointing:
-        student.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_activations(student)
     step = Step(student.to(world.device), vocab=arm.base.vocab, chunk=recipe.compute.chunk)
     if follows:
         before = arm.checkpoints(index - 1) / f"{last_step(arm, index - 1):06d}"
@@ -241,6 +242,14 @@ def held_out_loss(step: Step, source: Source, rows: range, world: parallel.World
     step.train()
     parallel.give_back(step)
     return nats / max(weight, 1e-12)
+
+
+def _checkpoint_activations(student: PreTrainedModel) -> None:
+    """Keeps only each block's input for the backward pass."""
+    with warnings.catch_warnings():
+        # transformers renames the method; this name works in every version that is admitted.
+        warnings.simplefilter("ignore", FutureWarning)
+        student.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:

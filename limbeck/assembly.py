@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limbeck import loading, names
+from limbeck import loading, names, pages
 from limbeck.data.tokenize import tokenizer_fingerprint
 from limbeck.errors import ModelError, RecipeError
 from limbeck.models import load, place
@@ -49,6 +49,14 @@ def model_of(part: Part | None) -> Model | None:
     """The model that a part's options name."""
     options = part.options if part else {}
     return Model(options["model"], options.get("revision")) if options.get("model") else None
+
+
+def settle(recipe: Recipe) -> None:
+    """Sets this process's threads, and what becomes of memory that it frees, as the recipe wants them."""
+    if recipe.compute.threads:
+        torch.set_num_threads(recipe.compute.threads)
+    if not recipe.compute.keep_freed_memory:
+        pages.give_back()
 
 
 def ground(recipe: Recipe) -> Ground:

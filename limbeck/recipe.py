@@ -139,6 +139,10 @@ class Compute(Frozen):
     activation_checkpointing: bool = Field(
         default=False, description="keeps less for the backward pass and computes it twice"
     )
+    keep_freed_memory: bool = Field(
+        default=True,
+        description="on a CPU, keeps what a step frees for the next; false needs a third less memory and a fifth more time",
+    )
     compile: bool = Field(
         default=False,
         description="compiles each block (torch.compile): seconds at the start, faster steps after; other last bits",

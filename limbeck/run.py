@@ -62,8 +62,7 @@ def _judge(base: Ground, folder: Folder, stop: Stop) -> None:
 
 
 def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
-    if recipe.compute.threads:
-        torch.set_num_threads(recipe.compute.threads)
+    assembly.settle(recipe)
     base = assembly.ground(recipe)
     return base, parallel.start(base.device)
 
@@ -141,8 +140,7 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
         )
     if rank >= world:
         raise LimbeckError(f"record: rank {rank} of {world}; ranks count from 0.")
-    if recipe.compute.threads:
-        torch.set_num_threads(recipe.compute.threads)
+    assembly.settle(recipe)
     base = assembly.ground(recipe)
     for stage in recipe.stages:
         assembly.stage_source(base, stage)

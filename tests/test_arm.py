@@ -248,3 +248,12 @@ def test_compiled_blocks_learn_what_plain_ones_learn(place):
     assert found.keys() == wanted.keys()
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], atol=1e-4, rtol=1e-3)
+
+
+def test_computing_activations_twice_changes_no_weight(place):
+    compute = {"device": "cpu", "dtype": "float32", "threads": 1}
+    once = tiny_folder.trained(tiny_folder.short(place, "once", compute=compute))
+    asked = compute | {"activation_checkpointing": True}
+    twice = tiny_folder.trained(tiny_folder.short(place, "twice", compute=asked))
+    found, wanted = tiny_folder.weights(twice, 4), tiny_folder.weights(once, 4)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

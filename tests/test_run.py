@@ -245,3 +245,12 @@ def test_verify_passes_over_a_sound_run_and_names_a_flipped_byte(finished):
             verify(finished.path)
     finally:
         path.write_bytes(whole)
+
+
+def test_freed_memory_goes_back_only_where_that_is_asked_for(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr("limbeck.pages.give_back", lambda: asked.append(True))
+    for keeps in (True, False):
+        compute = {"device": "cpu", "dtype": "float32", "keep_freed_memory": keeps}
+        run.record(tiny_folder.short(place, "memory", compute=compute), rank=0, world=1)
+        assert bool(asked) != keeps

@@ -76,13 +76,12 @@ def give_back(step: nn.Module) -> None:
 
 
 def hold(step: nn.Module, world: World, *, last: bool) -> None:
-    """With one rank: keeps parameters and gradients whole until the last micro-batch of a step.
+    """With one rank: keeps parameters whole until the last micro-batch of a step, so that they are gathered once.
 
-    Nobody else waits for memory there, so gathering and adding up once a step is cheaper. With several ranks each
-    micro-batch gives back what it gathered.
+    Gradients go to their masters after each micro-batch: a second, whole set of them would cost more memory and save
+    no time. With several ranks each micro-batch gives back what it gathered.
     """
     if isinstance(step, FSDPModule) and world.size == 1:
-        step.set_requires_gradient_sync(last)
         step.set_reshard_after_backward(last)
 
 
