@@ -203,7 +203,7 @@ def main(given: list[str] | None = None) -> None:
         return
     if options.model.is_dir() and options.text.is_file():
         said, of = (
-            real(options.model, options.text, 8 * LENGTH),
+            real(options.model, options.text, 4 * LENGTH),
             f"{options.model.name} on {options.text.name}",
         )
     else:

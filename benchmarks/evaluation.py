@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a tiny random model and made-up items"
     )
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     quick, rounds = options.quick, options.rounds
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -154,7 +154,7 @@ def main() -> None:
                 f"Wanted MMLU and ARC in {DATA} and a model in {TEACHER} ('limbeck fetch smollm2'); "
                 "nothing is measured. --quick needs neither."
             )
-        subject, science = DATA / "mmlu/astronomy", arc(DATA / "arc_challenge/test.jsonl", 55)
+        subject, science = DATA / "mmlu/astronomy", arc(DATA / "arc_challenge/test.jsonl", 17)
         work = {
             "MMLU astronomy, 5 shots, letters": letters(
                 rows(subject / "dev.jsonl", 5), rows(subject / "test.jsonl", 50)

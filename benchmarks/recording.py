@@ -121,8 +121,8 @@ def memory(
 ) -> list[dict[str, Any]]:
     """Megabytes above what is resident, at several numbers of rows in one forward."""
     found = []
-    for micro in (1, 4, 16):
-        rows = max(micro, 4)
+    for micro in (1, 2, 8):
+        rows = micro
         row: dict[str, Any] = {"rows of a forward": micro, "tokens": micro * source.length}
         runners: dict[str, Callable[[], Any]] = {
             "trunk": lambda rows=rows, micro=micro: trunk(model, source, rows, micro),
@@ -151,10 +151,10 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4, help="of a recording")
     parser.add_argument("--micro", type=int, default=2, help="rows of a forward")
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--plain-rows", type=int, default=4, help="most rows of a forward with all logits"
+        "--plain-rows", type=int, default=2, help="most rows of a forward with all logits"
     )
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--text", default="../shared/data/wikitext2/valid.raw.txt")

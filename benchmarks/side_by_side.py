@@ -12,7 +12,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,33 @@ def timed(function: Callable[[], Any]) -> Round:
     return Round(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def race(runners: Mapping[str, Callable[[], Any]], *, rounds: int = 5) -> dict[str, list[Round]]:
-    """Each runner once to warm up, then `rounds` rounds in which each runs once, in turn."""
-    for function in runners.values():
-        function()
+def race(
+    runners: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 5,
+    warm: bool = False,
+    once: Container[str] = (),
+) -> dict[str, list[Round]]:
+    """Each runner once to warm up (unless they are warm), then `rounds` rounds in which each runs once, in turn.
+
+    once: those that run in the first round only, because they are slow and no close race.
+    """
+    if not warm:
+        for function in runners.values():
+            function()
     times: dict[str, list[Round]] = {label: [] for label in runners}
-    for _ in range(rounds):
+    for number in range(rounds):
         for label, function in runners.items():
-            gc.collect()
-            times[label].append(timed(function))
+            if number == 0 or label not in once:
+                gc.collect()
+                times[label].append(timed(function))
     return times
 
 
 def ratio(times: Mapping[str, Sequence[Round]], above: str, below: str) -> float:
-    """The median over rounds of the CPU seconds of one over those of the other (wall seconds on CUDA)."""
+    """The median over rounds that both ran in of the CPU seconds of one over those of the other (wall on CUDA)."""
     wall = torch.cuda.is_available()
-    pairs = zip(times[above], times[below], strict=True)
+    pairs = zip(times[above], times[below], strict=False)
     return statistics.median(a.wall / b.wall if wall else a.cpu / b.cpu for a, b in pairs)
 
 
