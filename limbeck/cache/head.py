@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from limbeck import files
-from limbeck.errors import Damaged
+from limbeck.errors import Damaged, LimbeckError
 from limbeck.types import HeadLike
 
 FOLDER = "head"
 _TENSORS = "head.safetensors"
+_SAYS = {"scale", "softcap", "vocab"}
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,13 @@ def write_head(path: Path, head: HeadLike) -> str:
     digest = head_digest(head)
     folder = path / FOLDER
     if not folder.exists():
-        with files.committed(folder, {"head": digest}) as partial:
-            save_file(_tensors(head), partial / _TENSORS)
-            files.write_bytes(partial / "head.json", files.canonical(_said(head)))
+        try:
+            with files.committed(folder, {"head": digest}) as partial:
+                save_file(_tensors(head), partial / _TENSORS)
+                files.write_bytes(partial / "head.json", files.canonical(_said(head)))
+        except LimbeckError:
+            if not folder.exists():  # else another recorder was faster, and is compared
+                raise
     read_head(path, digest)
     return digest
 
@@ -56,7 +61,14 @@ def read_head(path: Path, digest: str) -> StoredHead:
         )
     said = files.read_json(folder / "head.json")
     tensors = load_file(folder / _TENSORS)
-    return StoredHead(tensors["weight"], tensors.get("bias"), **said)
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    vocab = said.get("vocab") if isinstance(said, dict) else None
+    if weight is None or weight.ndim != 2 or weight.shape[0] != vocab or set(said) != _SAYS:
+        shape = None if weight is None else tuple(weight.shape)
+        raise Damaged(f"{folder}: a weight {shape} and {said} found; wanted (vocab, width), and {', '.join(sorted(_SAYS))}.")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise Damaged(f"{folder}: a bias {tuple(bias.shape)} found; wanted ({vocab},).")
+    return StoredHead(weight, bias, **said)
 
 
 def _tensors(head: HeadLike) -> dict[str, Tensor]:

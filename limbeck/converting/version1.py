@@ -16,6 +16,7 @@ from limbeck.progress import progress
 from limbeck.types import TopK
 
 _INFORMATIONAL = ("teacher_name", "libraries", "sha256")
+_SAYS = ("teacher", "tokenizer", "vocab", "length", "k", "logprobs", "teacher_name")
 
 
 def version1(old: Path, new: Path, *, values: str | None = None) -> CacheAbout:
@@ -59,6 +60,9 @@ def _said(old: Path) -> dict[str, Any]:
         raise CacheMismatch(
             f"{place}: version {said.get('version')} found; wanted 1, which alone needs this conversion."
         )
+    lacking = [name for name in (*_SAYS, "libraries") if name not in said]
+    if lacking:
+        raise Damaged(f"{place}: says nothing of {', '.join(lacking)}; found {', '.join(sorted(said))}.")
     return said
 
 
@@ -66,6 +70,8 @@ def _shard(shard: Path, identity: str, new: Path, about: CacheAbout) -> None:
     """Writes one shard again, after each of its bytes is checked."""
     manifest = files.verify(shard)
     rows = files.parse_json((shard / "rows.json").read_bytes(), str(shard / "rows.json"))
+    if not isinstance(rows, dict) or not {"addresses", "tokens"} <= set(rows):
+        raise Damaged(f"{shard / 'rows.json'}: wanted the addresses and the tokens of its rows.")
     addresses, tokens = rows["addresses"], rows["tokens"]
     if manifest.about.get("cache") != identity or shard_name(addresses) != shard.name:
         raise Damaged(
@@ -75,6 +81,11 @@ def _shard(shard: Path, identity: str, new: Path, about: CacheAbout) -> None:
     if (new / SHARDS / shard.name).exists():
         return
     tensors = load_file(shard / "rows.safetensors")
+    each = (len(addresses), about.length)
+    wanted = {"ids": (*each, about.k), "logprobs": (*each, about.k), "rest": each}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if any(found.get(name) != shape for name, shape in wanted.items()):
+        raise Damaged(f"{shard / 'rows.safetensors'}: {found} found; wanted {wanted}.")
     kept = TopK(
         tensors["ids"].to(torch.int64).flatten(0, 1),
         tensors["logprobs"].flatten(0, 1),

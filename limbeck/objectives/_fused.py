@@ -117,13 +117,16 @@ def weighed_ids(
     sums = _rows.log_sums(raw, inverse, finish)  # (tokens, 1)
     mass = torch.zeros_like(weights)  # the target's total weight on each token, times the term's
     values, pulled = [], 0.0
+    asked = teacher if fusion.asks_teacher else None
+    at_kept = None if asked is None else _at_flat(raw, asked, finish)
     for term, coefficient in zip(fusion.terms, fusion.coefficients, strict=True):
         if term.between is None:
             values.append((sums - at_label).squeeze(-1))
             mass = mass + coefficient
             continue
         given = check_served(term, teacher)
-        at, _ = _at_flat(raw, given, finish)
+        assert at_kept is not None  # a teacher that serves was given
+        at, _ = at_kept
         each = given.weights.to(fusion.precise)
         log_q = at - sums[given.tokens, 0]
         value = torch.zeros_like(mass).index_add(0, given.tokens, -each * log_q)
@@ -136,8 +139,8 @@ def weighed_ids(
     taken = (fusion.label_factor * weights)[:, None]
     label_pull = by_label * (_rows.spread_at(at_label, sums, heights, inverse) - taken)
     kept_pull = None
-    if teacher is not None and fusion.asks_teacher:
-        at, by = _at_flat(raw, teacher, finish)
+    if teacher is not None and at_kept is not None:
+        at, by = at_kept
         where = teacher.tokens
         mine = _rows.spread_at(at[:, None], sums[where], heights[where], inverse)[:, 0]
         target = pulled * teacher.weights.to(fusion.precise) * weights[where]

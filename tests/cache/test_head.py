@@ -1,11 +1,14 @@
 """A head that stands beside a cache is the one that hidden states were recorded with."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 
+from limbeck import files
 from limbeck.cache.head import head_digest, read_head, write_head
 from limbeck.errors import Damaged
 from limbeck.models.layout import Head
@@ -60,3 +63,36 @@ def test_each_flipped_byte_is_refused(tmp_path):
             with pytest.raises(Damaged, match=path.name):
                 read_head(tmp_path, digest)
         path.write_bytes(whole)
+
+
+WRONG = {
+    "rows": ({"weight": HEAD.weight[:28].contiguous()}, {}, r"weight \(28, 8\)"),
+    "bias": ({"weight": HEAD.weight[:29].contiguous(), "bias": torch.zeros(3)}, {}, r"bias \(3,\)"),
+    "nothing": ({}, {}, "weight None"),
+    "word": ({"weight": HEAD.weight[:29].contiguous()}, {"colour": 1}, "colour"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_head_of_other_shapes_is_refused_in_words(tmp_path, name):
+    tensors, more, told = WRONG[name]
+    digest = "a" * 64
+    with files.committed(tmp_path / "head", {"head": digest}) as partial:
+        save_file(tensors, partial / "head.safetensors")
+        said = {"scale": 1.0, "softcap": None, "vocab": 29} | more
+        files.write_bytes(partial / "head.json", files.canonical(said))
+    with pytest.raises(Damaged, match=told):
+        read_head(tmp_path, digest)
+
+
+def test_a_recorder_that_comes_second_takes_the_head_that_stands(tmp_path, monkeypatch):
+    """The folder comes to exist between the look and the writing."""
+    write_head(tmp_path / "first", HEAD)
+    real = files.committed
+
+    def late(folder, about):
+        shutil.copytree(tmp_path / "first" / "head", tmp_path / "head", dirs_exist_ok=True)
+        return real(folder, about)
+
+    monkeypatch.setattr(files, "committed", late)
+    assert write_head(tmp_path, HEAD) == head_digest(HEAD)

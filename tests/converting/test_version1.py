@@ -115,3 +115,28 @@ def test_what_is_no_cache_of_format_1_is_refused(tmp_path):
     tiny_cache.written(tmp_path / "newer", tiny_cache.about())
     with pytest.raises(CacheMismatch, match="version 2 found; wanted 1"):
         version1(tmp_path / "newer", tmp_path / "new")
+
+
+def test_a_cache_that_does_not_say_all_is_refused_in_words(tmp_path):
+    old(tmp_path / "old")
+    place = tmp_path / "old" / "cache.json"
+    said = files.parse_sealed(place.read_bytes(), "cache.json")
+    short = {key: value for key, value in said.items() if key not in ("k", "sha256")}
+    files.write_bytes(place, files.sealed(short))
+    with pytest.raises(Damaged, match="says nothing of k;"):
+        version1(tmp_path / "old", tmp_path / "new")
+
+
+@pytest.mark.parametrize("wrong", ["tensors", "rows"])
+def test_a_shard_of_another_shape_is_refused_in_words(tmp_path, wrong):
+    old(tmp_path / "old")
+    for shard in sorted((tmp_path / "old" / "shards").iterdir()):
+        about = files.verify(shard).about
+        if wrong == "tensors":
+            save_file({"ids": torch.zeros(2, 3)}, shard / "rows.safetensors")
+        else:
+            files.write_bytes(shard / "rows.json", files.canonical({"tokens": []}))
+        (shard / files.MANIFEST).unlink()
+        files.seal(shard, about)
+    with pytest.raises(Damaged, match="wanted"):
+        version1(tmp_path / "old", tmp_path / "new")
