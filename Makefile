@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := $(VENV)/.peers
-BENCHMARKS := startup head step recording codec sampling attention data evaluation
+BENCHMARKS := startup head step recording codec attention data evaluation
 # Workers of the tests; each computes with one thread, so two of them fill two cores.
 WORKERS ?= 2
 JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
@@ -47,7 +47,7 @@ journey: $(STAMP) ## The three runs on WikiText-2 of docs/results.md (about 45 m
 	$(BIN)/limbeck fetch smollm2
 	for recipe in $(JOURNEY); do $(BIN)/limbeck train $$recipe; done
 
-bench: $(PEERS) ## The benchmarks beside their peers, about 20 minutes on 2 quiet cores; writes docs/benchmarks.md
+bench: $(PEERS) ## The benchmarks beside their peers, under 20 minutes on 2 quiet cores; writes docs/benchmarks.md
 	$(BIN)/limbeck fetch smollm2
 	for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py || exit 1; done
 	$(BIN)/python benchmarks/page.py
@@ -62,9 +62,11 @@ bench-gpu: $(PEERS) ## The same on a CUDA device; where there is none, at tiny s
 gate: $(STAMP) ## Two cheap benchmark rows that must not get worse, with slack
 	$(BIN)/python benchmarks/gate.py
 
-bench-quality: $(STAMP) ## Quality for a byte of cache: 24 runs, hours; goes on where it stopped
+bench-quality: $(STAMP) ## Bias, variance and quality for a byte of cache: 24 runs, hours; goes on where it stopped
 	$(BIN)/limbeck fetch smollm2
+	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/page.py
 
 $(PEERS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'

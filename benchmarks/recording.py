@@ -121,7 +121,7 @@ def memory(
 ) -> list[dict[str, Any]]:
     """Megabytes above what is resident, at several numbers of rows in one forward."""
     found = []
-    for micro in (1, 2, 8):
+    for micro in (1, 4):
         rows = micro
         row: dict[str, Any] = {"rows of a forward": micro, "tokens": micro * source.length}
         runners: dict[str, Callable[[], Any]] = {

@@ -3,15 +3,18 @@
 Teacher SmolLM2-135M-Instruct; a student of a third of its layers (10, 64 M parameters; `--every 6`: of a third of its
 parameters, 5 layers, 46 M); 4 rows of 512 tokens of our docs a step. Ours computes in bfloat16 with float32 masters, as its recipes
 do. The others run as their trainers do by default (float32 parameters under bfloat16 autocast) and, faster, with
-parameters, gradients and optimizer in bfloat16 throughout. "A row at a time": micro-batches of one row. "In little
-memory": ours with `activation_checkpointing` and without `keep_freed_memory`.
+parameters, gradients and optimizer in bfloat16 throughout. Freed memory is treated as their users and ours find it;
+"memory kept": theirs with what our command line asks of the C library. "A row at a time": micro-batches of one row.
+"In little memory": ours with `activation_checkpointing` and without `keep_freed_memory`.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,227 +22,98 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np
 import peers
 import side_by_side as sbs
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from step_ground import ROWS, Ground
 
 from limbeck import pages
-from limbeck.cache.format import CacheAbout
-from limbeck.cache.read import CacheReader
-from limbeck.data.loader import PackedSource
-from limbeck.data.pack import Stream
-from limbeck.data.tokenize import encode
-from limbeck.models import layout, load, place
-from limbeck.objectives.cross_entropy import cross_entropy
-from limbeck.objectives.forward_kl import forward_kl
-from limbeck.recipe import Stage
-from limbeck.recording import record
-from limbeck.students.pruned import pruned
-from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
-from limbeck.training import loop, optim, parallel
-from limbeck.training.meter import Log
-from limbeck.training.step import Step
-from limbeck.types import Materials, Teacher
-
-TEACHER = Path("models/SmolLM2-135M-Instruct")
-DOCS = Path(__file__).parents[1] / "docs"
-ROWS = 4
-STEPS = 8
-
-
-class Ground:
-    """Teacher, rows and students of one size. quick: a tiny random teacher."""
-
-    def __init__(self, *, quick: bool) -> None:
-        self.every = 3  # of how many layers a student keeps one
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = place.dtype_of("auto", self.device)
-        torch.manual_seed(0)
-        if quick:
-            sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6}
-            shape = LlamaConfig(
-                vocab_size=5000, num_attention_heads=2, num_key_value_heads=2, **sizes
-            )
-            self.masters: PreTrainedModel = LlamaForCausalLM(shape)
-        else:
-            self.masters = load.load_model(str(TEACHER))
-        self.teacher = copy.deepcopy(self.masters).to(self.device, self.dtype).eval()
-        self.vocab, self.length = self.masters.config.vocab_size, 32 if quick else 512
-        self.source = self._drawn(self.vocab) if quick else self._written()
-
-    def _written(self) -> PackedSource:
-        """Rows of our own docs, as far as they go, then from the start."""
-        tokenizer = load.load_tokenizer(str(TEACHER))
-        found = encode(tokenizer, [path.read_text() for path in sorted(DOCS.rglob("*.md"))])
-        starts = np.cumsum([0, *(len(ids) for ids, _ in found)])
-        ids, sizes = (np.concatenate(planes) for planes in zip(*found, strict=True))
-        return PackedSource(Stream(ids, sizes, starts, tokenizer.eos_token_id), self.length)
-
-    def _drawn(self, vocab: int) -> PackedSource:
-        """Rows of documents of random words, drawn as words are: few often, most seldom."""
-        source = np.random.default_rng(0)
-        tokens = STEPS * ROWS * (self.length + 1)
-        ids = (source.zipf(1.3, tokens) % (vocab - 1)).astype(np.int64)
-        starts = np.append(np.arange(0, tokens, 2 * self.length), tokens)
-        return PackedSource(Stream(ids, np.ones_like(ids), starts, vocab - 1), self.length)
-
-    def student(self, *, twice: bool = False) -> PreTrainedModel:
-        """One of every few of the teacher's layers, float32. twice: with its activations computed twice."""
-        depth = self.masters.config.num_hidden_layers
-        kept = list(range(0, depth, self.every))
-        materials = Materials(teacher=lambda: self.masters, load=lambda *_: self.masters)
-        made: PreTrainedModel = pruned(materials, layers=kept)
-        if twice:
-            made.gradient_checkpointing_enable({"use_reentrant": False})
-        return made.to(self.device).train()
-
-    def ours(
-        self,
-        teacher: Teacher | None,
-        folder: Path,
-        *,
-        micro_rows: int = ROWS,
-        twice: bool = False,
-    ) -> Callable[[], Any]:
-        """One step of Limbeck's own loop; without a teacher, cross-entropy. twice: activations computed twice."""
-        objective = "forward_kl" if teacher else "cross_entropy"
-        stage = Stage(
-            name="only",
-            source="text",
-            objective=[objective],
-            budget=f"{STEPS} steps",
-            rows_per_step=ROWS,
-            micro_rows=micro_rows,
-        )
-        student, world = self.student(twice=twice), parallel.start(self.device)
-        step = Step(student, vocab=self.vocab)
-        parallel.shard(step, layout.layers(student), world, self.dtype)
-        job = loop.Loop(
-            step_module=step,
-            adam=optim.adamw(step, stage.optimizer),
-            source=self.source,
-            stage=stage,
-            functions=[forward_kl if teacher else cross_entropy],
-            teacher=teacher,
-            world=world,
-            seed=0,
-            save=lambda *_: None,
-            log=Log(folder / "log.jsonl", resumed_at=0, stage="only", writes=False),
-            stop=lambda: False,
-            checkpoint_every=STEPS,
-        )
-
-        def run() -> None:
-            loop.one_step([job])
-            job.adam.zero_grad(set_to_none=True)
-
-        return run
-
-    def cached(self, folder: Path) -> Cached:
-        """The teacher's answers on all rows, recorded at threshold 1/50."""
-        about = CacheAbout(
-            teacher="0" * 64, tokenizer="0" * 64, vocab=self.vocab, length=self.length
-        )
-        record(
-            Live(self.teacher), self.source, range(STEPS * ROWS), folder, about, device=self.device
-        )
-        return Cached(CacheReader(folder))
-
-    def theirs(self, kind: str, *, autocast: bool, micro_rows: int = ROWS) -> Callable[[], Any]:
-        """One step of a plain loop: 'gkd' with TRL's loss on whole logits, or 'cross-entropy' of transformers."""
-        student = self.student()
-        if not autocast:
-            student = student.to(self.dtype)
-        adam = torch.optim.AdamW(student.parameters(), lr=3e-4, fused=True)
-        loss = peers.gkd_loss() if kind == "gkd" else None
-        at = iter(range(0, 10**9, ROWS))
-
-        def run() -> None:
-            first = next(at)
-            for row in range(first, first + ROWS, micro_rows):
-                batch = self.source.batch(range(row, row + micro_rows)).to(self.device)
-                ids = batch.input_ids
-                with torch.autocast(self.device.type, self.dtype, enabled=autocast):
-                    if loss is None:
-                        value = student(ids, labels=ids, use_cache=False).loss
-                    else:
-                        with torch.no_grad():
-                            theirs = self.teacher(ids, use_cache=False).logits
-                        mine = student(ids, use_cache=False).logits
-                        value = loss(mine, theirs, labels=batch.labels, beta=0.0)
-                (value * micro_rows / ROWS).backward()
-            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-            adam.step()
-            adam.zero_grad(set_to_none=True)
-
-        return run
 
 
 def loops(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
-    """The loops that are raced: ours, and theirs at their default and with everything in the narrow dtype."""
+    """The loops that are raced: ours, and theirs at their default, with freed memory kept, and in the narrow dtype."""
     cached = ground.cached(folder / "cache")
     found = {
-        "limbeck from cache": ground.ours(cached, folder),
-        "limbeck online": ground.ours(Live(ground.teacher), folder),
-        "limbeck cross-entropy": ground.ours(None, folder),
-        "transformers cross-entropy, autocast": ground.theirs("ce", autocast=True),
+        "limbeck from cache": keeping(ground.ours(cached, folder)),
+        "limbeck online": keeping(ground.ours(Live(ground.teacher), folder)),
+        "limbeck cross-entropy": keeping(ground.ours(None, folder)),
     }
-    found["transformers cross-entropy, bfloat16"] = ground.theirs("ce", autocast=False)
+    theirs = {"transformers cross-entropy": "ce"}
     if peers.installed("trl"):
-        found["trl gkd, autocast"] = ground.theirs("gkd", autocast=True)
-        found["trl gkd, bfloat16"] = ground.theirs("gkd", autocast=False)
+        theirs["trl gkd"] = "gkd"
+    for label, kind in theirs.items():
+        wide, narrow = (ground.theirs(kind, autocast=autocast) for autocast in (True, False))
+        found[f"{label}, autocast"] = untuned(wide)
+        found[f"{label}, autocast, memory kept"] = keeping(wide)
+        found[f"{label}, bfloat16"] = untuned(narrow)
     return found
 
 
-def leaner(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Those with a live teacher as they run where memory is short, after ours as it runs by itself."""
+def by_rows(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
+    """Those with a live teacher in micro-batches of one row, after ours as it runs by itself."""
     live = Live(ground.teacher)
     found = {
-        "limbeck online": ground.ours(live, folder),
-        "limbeck online, in little memory": giving_back(ground.ours(live, folder, twice=True)),
-        "limbeck online, a row at a time": ground.ours(live, folder, micro_rows=1),
+        "limbeck online": keeping(ground.ours(live, folder)),
+        "limbeck online, a row at a time": keeping(ground.ours(live, folder, micro_rows=1)),
     }
     if peers.installed("trl"):
-        found["trl gkd, autocast, a row at a time"] = ground.theirs(
-            "gkd", autocast=True, micro_rows=1
-        )
+        one = ground.theirs("gkd", autocast=True, micro_rows=1)
+        found["trl gkd, autocast, a row at a time"] = untuned(one)
     return found
 
 
-def giving_back(runner: Callable[[], Any]) -> Callable[[], Any]:
-    """The call with freed memory given back at once, as without `keep_freed_memory`."""
+def keeping(runner: Callable[[], Any]) -> Callable[[], Any]:
+    """The call with freed memory kept for the next one, as our command line asks the C library for."""
 
     def run() -> None:
-        pages.give_back()
-        runner()
         pages.keep()
+        runner()
 
     return run
+
+
+def untuned(runner: Callable[[], Any]) -> Callable[[], Any]:
+    """The call as the C library treats it by itself, once it has seen blocks of 32 MB."""
+
+    def run() -> None:
+        pages.untuned()
+        runner()
+
+    return run
+
+
+def in_little_memory(ground: Ground, rounds: int) -> list[dict[str, Any]]:
+    """Ours with freed memory given back, for which the process must be a new one: the heap of this one has grown."""
+    pages.give_back()
+    label = "limbeck online, in little memory"
+    with tempfile.TemporaryDirectory() as folder:
+        runners = {label: ground.ours(Live(ground.teacher), Path(folder), twice=True)}
+        times = sbs.race(runners, rounds=rounds)
+        return [row_of(ground, label, times, sbs.peak(runners[label]))]
 
 
 def measured(ground: Ground, runners: dict[str, Callable[[], Any]], rounds: int) -> list[Any]:
     """A row a loop."""
     times = sbs.race(runners, rounds=rounds)
-    peaks = {label: sbs.peak(runner) for label, runner in runners.items()}
-    tokens = ROWS * ground.length
-    return [
-        {
-            "student": f"1 of {ground.every} layers",
-            "loop": label,
-            "seconds": sbs.seconds(times, label),
-            "tokens per CPU second": tokens
-            / sorted(r.cpu for r in times[label])[len(times[label]) // 2],
-            "over limbeck from cache": sbs.ratio(times, label, "limbeck from cache")
-            if "limbeck from cache" in times
-            else "",
-            "over limbeck online": sbs.ratio(times, label, "limbeck online"),
-            "peak MB": peaks[label],
-        }
-        for label in runners
-    ]
+    rows = []
+    for label, runner in runners.items():
+        row = row_of(ground, label, times, sbs.peak(runner))
+        for ours in ("limbeck from cache", "limbeck online"):
+            if ours in times:
+                row[f"over {ours}"] = sbs.ratio(times, label, ours)
+        rows.append(row)
+    return rows
+
+
+def row_of(ground: Ground, label: str, times: Any, peak: float) -> dict[str, Any]:
+    """What one loop took."""
+    cpu = sorted(one.cpu for one in times[label])[len(times[label]) // 2]
+    return {
+        "loop": label,
+        "seconds": sbs.seconds(times, label),
+        "tokens per CPU second": ROWS * ground.length / cpu,
+        "peak MB": peak,
+    }
 
 
 def main() -> None:
@@ -249,21 +123,30 @@ def main() -> None:
         "--quick", action="store_true", help="a tiny teacher, one round, nothing written"
     )
     reads.add_argument("--rounds", type=int, default=3)
+    reads.add_argument("--lean", action="store_true", help="prints what 'in little memory' takes")
     reads.add_argument(
         "--every", type=int, default=3, help="of how many layers a student keeps one"
     )
     asked = reads.parse_args()
-    pages.keep()  # as the command line does
+    if asked.lean:
+        ground = Ground(quick=asked.quick)
+        ground.every = asked.every
+        print(json.dumps(in_little_memory(ground, asked.rounds)))
+        return
+    command = [sys.executable, __file__, "--lean", *sys.argv[1:]]
+    lean = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     ground = Ground(quick=asked.quick)
     ground.every = asked.every
-    note = f"{ROWS * ground.length} tokens a step, {str(ground.dtype).removeprefix('torch.')}"
+    rounds = 1 if asked.quick else asked.rounds
+    note = (
+        f"student of 1 of {ground.every} layers, {ROWS * ground.length} tokens a step, "
+        f"{str(ground.dtype).removeprefix('torch.')}; 'in little memory' in a process of its own"
+    )
     name = "step" if asked.every == 3 else f"step_{asked.every}"
     with tempfile.TemporaryDirectory() as folder:
-        runners = loops(ground, Path(folder))
-        rows = measured(ground, runners, 1 if asked.quick else asked.rounds)
-        del runners
-        rows += measured(ground, leaner(ground, Path(folder)), 1)[1:]
-    sbs.save(name, rows, note=note, quick=asked.quick)
+        rows = measured(ground, loops(ground, Path(folder)), rounds)
+        rows += measured(ground, by_rows(ground, Path(folder)), 1)[1:]
+    sbs.save(name, rows + json.loads(lean[-1]), note=note, quick=asked.quick)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def read_head(path: Path, digest: str) -> StoredHead:
     vocab = said.get("vocab") if isinstance(said, dict) else None
     if weight is None or weight.ndim != 2 or weight.shape[0] != vocab or set(said) != _SAYS:
         shape = None if weight is None else tuple(weight.shape)
-        raise Damaged(f"{folder}: a weight {shape} and {said} found; wanted (vocab, width), and {', '.join(sorted(_SAYS))}.")
+        raise Damaged(
+            f"{folder}: a weight {shape} and {said} found; wanted (vocab, width), and {', '.join(sorted(_SAYS))}."
+        )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise Damaged(f"{folder}: a bias {tuple(bias.shape)} found; wanted ({vocab},).")
     return StoredHead(weight, bias, **said)

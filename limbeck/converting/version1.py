@@ -62,7 +62,9 @@ def _said(old: Path) -> dict[str, Any]:
         )
     lacking = [name for name in (*_SAYS, "libraries") if name not in said]
     if lacking:
-        raise Damaged(f"{place}: says nothing of {', '.join(lacking)}; found {', '.join(sorted(said))}.")
+        raise Damaged(
+            f"{place}: says nothing of {', '.join(lacking)}; found {', '.join(sorted(said))}."
+        )
     return said
 
 

@@ -1,0 +1,164 @@
+"""What step.py races on: a teacher, rows of text, students, and one step of each loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from limbeck.cache.format import CacheAbout
+from limbeck.cache.read import CacheReader
+from limbeck.data.loader import PackedSource
+from limbeck.data.pack import Stream
+from limbeck.data.tokenize import encode
+from limbeck.models import layout, load, place
+from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.forward_kl import forward_kl
+from limbeck.recipe import Stage
+from limbeck.recording import record
+from limbeck.students.pruned import pruned
+from limbeck.teachers.cached import Cached
+from limbeck.teachers.live import Live
+from limbeck.training import loop, optim, parallel
+from limbeck.training.meter import Log
+from limbeck.training.step import Step
+from limbeck.types import Materials, Teacher
+
+TEACHER = Path("models/SmolLM2-135M-Instruct")
+DOCS = Path(__file__).parents[1] / "docs"
+ROWS = 4
+STEPS = 8
+
+
+class Ground:
+    """Teacher, rows and students of one size. quick: a tiny random teacher."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self.every = 3  # of how many layers a student keeps one
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = place.dtype_of("auto", self.device)
+        torch.manual_seed(0)
+        if quick:
+            sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6}
+            shape = LlamaConfig(
+                vocab_size=5000, num_attention_heads=2, num_key_value_heads=2, **sizes
+            )
+            self.masters: PreTrainedModel = LlamaForCausalLM(shape)
+        else:
+            self.masters = load.load_model(str(TEACHER))
+        self.teacher = copy.deepcopy(self.masters).to(self.device, self.dtype).eval()
+        self.vocab, self.length = self.masters.config.vocab_size, 32 if quick else 512
+        self.source = self._drawn(self.vocab) if quick else self._written()
+
+    def _written(self) -> PackedSource:
+        """Rows of our own docs, as far as they go, then from the start."""
+        tokenizer = load.load_tokenizer(str(TEACHER))
+        found = encode(tokenizer, [path.read_text() for path in sorted(DOCS.rglob("*.md"))])
+        starts = np.cumsum([0, *(len(ids) for ids, _ in found)])
+        ids, sizes = (np.concatenate(planes) for planes in zip(*found, strict=True))
+        return PackedSource(Stream(ids, sizes, starts, tokenizer.eos_token_id), self.length)
+
+    def _drawn(self, vocab: int) -> PackedSource:
+        """Rows of documents of random words, drawn as words are: few often, most seldom."""
+        source = np.random.default_rng(0)
+        tokens = STEPS * ROWS * (self.length + 1)
+        ids = (source.zipf(1.3, tokens) % (vocab - 1)).astype(np.int64)
+        starts = np.append(np.arange(0, tokens, 2 * self.length), tokens)
+        return PackedSource(Stream(ids, np.ones_like(ids), starts, vocab - 1), self.length)
+
+    def student(self, *, twice: bool = False) -> PreTrainedModel:
+        """One of every few of the teacher's layers, float32. twice: with its activations computed twice."""
+        depth = self.masters.config.num_hidden_layers
+        kept = list(range(0, depth, self.every))
+        materials = Materials(teacher=lambda: self.masters, load=lambda *_: self.masters)
+        made: PreTrainedModel = pruned(materials, layers=kept)
+        if twice:
+            made.gradient_checkpointing_enable({"use_reentrant": False})
+        return made.to(self.device).train()
+
+    def ours(
+        self,
+        teacher: Teacher | None,
+        folder: Path,
+        *,
+        micro_rows: int = ROWS,
+        twice: bool = False,
+    ) -> Callable[[], Any]:
+        """One step of Limbeck's own loop; without a teacher, cross-entropy. twice: activations computed twice."""
+        objective = "forward_kl" if teacher else "cross_entropy"
+        stage = Stage(
+            name="only",
+            source="text",
+            objective=[objective],
+            budget=f"{STEPS} steps",
+            rows_per_step=ROWS,
+            micro_rows=micro_rows,
+        )
+        student, world = self.student(twice=twice), parallel.start(self.device)
+        step = Step(student, vocab=self.vocab)
+        parallel.shard(step, layout.layers(student), world, self.dtype)
+        job = loop.Loop(
+            step_module=step,
+            adam=optim.adamw(step, stage.optimizer),
+            source=self.source,
+            stage=stage,
+            functions=[forward_kl if teacher else cross_entropy],
+            teacher=teacher,
+            world=world,
+            seed=0,
+            save=lambda *_: None,
+            log=Log(folder / "log.jsonl", resumed_at=0, stage="only", writes=False),
+            stop=lambda: False,
+            checkpoint_every=STEPS,
+        )
+
+        def run() -> None:
+            loop.one_step([job])
+            job.adam.zero_grad(set_to_none=True)
+
+        return run
+
+    def cached(self, folder: Path) -> Cached:
+        """The teacher's answers on all rows, recorded at threshold 1/50."""
+        about = CacheAbout(
+            teacher="0" * 64, tokenizer="0" * 64, vocab=self.vocab, length=self.length
+        )
+        record(
+            Live(self.teacher), self.source, range(STEPS * ROWS), folder, about, device=self.device
+        )
+        return Cached(CacheReader(folder))
+
+    def theirs(self, kind: str, *, autocast: bool, micro_rows: int = ROWS) -> Callable[[], Any]:
+        """One step of a plain loop: 'gkd' with TRL's loss on whole logits, or 'cross-entropy' of transformers."""
+        student = self.student()
+        if not autocast:
+            student = student.to(self.dtype)
+        adam = torch.optim.AdamW(student.parameters(), lr=3e-4, fused=True)
+        loss = peers.gkd_loss() if kind == "gkd" else None
+        at = iter(range(0, 10**9, ROWS))
+
+        def run() -> None:
+            first = next(at)
+            for row in range(first, first + ROWS, micro_rows):
+                batch = self.source.batch(range(row, row + micro_rows)).to(self.device)
+                ids = batch.input_ids
+                with torch.autocast(self.device.type, self.dtype, enabled=autocast):
+                    if loss is None:
+                        value = student(ids, labels=ids, use_cache=False).loss
+                    else:
+                        with torch.no_grad():
+                            theirs = self.teacher(ids, use_cache=False).logits
+                        mine = student(ids, use_cache=False).logits
+                        value = loss(mine, theirs, labels=batch.labels, beta=0.0)
+                (value * micro_rows / ROWS).backward()
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+
+        return run
