@@ -20,6 +20,7 @@ TITLES = {
     "attention": "B6. Attention inside documents",
     "packing": "B6. Whole steps on documents of many lengths",
     "step": "B6 and B7. Whole optimizer steps",
+    "step_kept": "B6 and B7. The same with freed memory kept",
     "step_6": "B6 and B7. The same with a smaller student",
     "quality": "B8. Quality for a byte",
     "sampling": "B8. Bias and variance of what is kept",

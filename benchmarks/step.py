@@ -3,8 +3,8 @@
 Teacher SmolLM2-135M-Instruct; a student of a third of its layers (10, 64 M parameters; `--every 6`: of a third of its
 parameters, 5 layers, 46 M); 4 rows of 512 tokens of our docs a step. Ours computes in bfloat16 with float32 masters, as its recipes
 do. The others run as their trainers do by default (float32 parameters under bfloat16 autocast) and, faster, with
-parameters, gradients and optimizer in bfloat16 throughout. Freed memory is treated as their users and ours find it;
-"memory kept": theirs with what our command line asks of the C library. "A row at a time": micro-batches of one row.
+parameters, gradients and optimizer in bfloat16 throughout. Freed memory goes the way that the C library finds by itself; `--kept`:
+with what our command line asks of it, for all. "A row at a time": micro-batches of one row.
 "In little memory": ours with `activation_checkpointing` and without `keep_freed_memory`.
 """
 
@@ -31,55 +31,21 @@ from limbeck.teachers.live import Live
 
 
 def loops(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
-    """The loops that are raced: ours, and theirs at their default, with freed memory kept, and in the narrow dtype."""
-    cached = ground.cached(folder / "cache")
+    """The loops that are raced: ours, and theirs at their default and with everything in the narrow dtype."""
+    live = Live(ground.teacher)
     found = {
-        "limbeck from cache": keeping(ground.ours(cached, folder)),
-        "limbeck online": keeping(ground.ours(Live(ground.teacher), folder)),
-        "limbeck cross-entropy": keeping(ground.ours(None, folder)),
+        "limbeck from cache": ground.ours(ground.cached(folder / "cache"), folder),
+        "limbeck online": ground.ours(live, folder),
+        "limbeck online, a row at a time": ground.ours(live, folder, micro_rows=1),
+        "limbeck cross-entropy": ground.ours(None, folder),
     }
     theirs = {"transformers cross-entropy": "ce"}
     if peers.installed("trl"):
         theirs["trl gkd"] = "gkd"
     for label, kind in theirs.items():
-        wide, narrow = (ground.theirs(kind, autocast=autocast) for autocast in (True, False))
-        found[f"{label}, autocast"] = untuned(wide)
-        found[f"{label}, autocast, memory kept"] = keeping(wide)
-        found[f"{label}, bfloat16"] = untuned(narrow)
+        found[f"{label}, autocast"] = ground.theirs(kind, autocast=True)
+        found[f"{label}, bfloat16"] = ground.theirs(kind, autocast=False)
     return found
-
-
-def by_rows(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Those with a live teacher in micro-batches of one row, after ours as it runs by itself."""
-    live = Live(ground.teacher)
-    found = {
-        "limbeck online": keeping(ground.ours(live, folder)),
-        "limbeck online, a row at a time": keeping(ground.ours(live, folder, micro_rows=1)),
-    }
-    if peers.installed("trl"):
-        one = ground.theirs("gkd", autocast=True, micro_rows=1)
-        found["trl gkd, autocast, a row at a time"] = untuned(one)
-    return found
-
-
-def keeping(runner: Callable[[], Any]) -> Callable[[], Any]:
-    """The call with freed memory kept for the next one, as our command line asks the C library for."""
-
-    def run() -> None:
-        pages.keep()
-        runner()
-
-    return run
-
-
-def untuned(runner: Callable[[], Any]) -> Callable[[], Any]:
-    """The call as the C library treats it by itself, once it has seen blocks of 32 MB."""
-
-    def run() -> None:
-        pages.untuned()
-        runner()
-
-    return run
 
 
 def in_little_memory(ground: Ground, rounds: int) -> list[dict[str, Any]]:
@@ -123,6 +89,7 @@ def main() -> None:
         "--quick", action="store_true", help="a tiny teacher, one round, nothing written"
     )
     reads.add_argument("--rounds", type=int, default=3)
+    reads.add_argument("--kept", action="store_true", help="freed memory is kept for the next step")
     reads.add_argument("--lean", action="store_true", help="prints what 'in little memory' takes")
     reads.add_argument(
         "--every", type=int, default=3, help="of how many layers a student keeps one"
@@ -135,17 +102,17 @@ def main() -> None:
         return
     command = [sys.executable, __file__, "--lean", *sys.argv[1:]]
     lean = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    if asked.kept:
+        pages.keep()
     ground = Ground(quick=asked.quick)
     ground.every = asked.every
-    rounds = 1 if asked.quick else asked.rounds
     note = (
         f"student of 1 of {ground.every} layers, {ROWS * ground.length} tokens a step, "
         f"{str(ground.dtype).removeprefix('torch.')}; 'in little memory' in a process of its own"
     )
-    name = "step" if asked.every == 3 else f"step_{asked.every}"
+    name = "step" + "_kept" * asked.kept + (f"_{asked.every}" if asked.every != 3 else "")
     with tempfile.TemporaryDirectory() as folder:
-        rows = measured(ground, loops(ground, Path(folder)), rounds)
-        rows += measured(ground, by_rows(ground, Path(folder)), 1)[1:]
+        rows = measured(ground, loops(ground, Path(folder)), 1 if asked.quick else asked.rounds)
     sbs.save(name, rows + json.loads(lean[-1]), note=note, quick=asked.quick)
 
 

@@ -52,10 +52,15 @@ def model_of(part: Part | None) -> Model | None:
 
 
 def settle(recipe: Recipe) -> None:
-    """Sets this process's threads, and what becomes of memory that it frees, as the recipe wants them."""
+    """Sets this process's threads, and what becomes of memory that it frees, as the recipe wants them.
+
+    Before anything is loaded: blocks that lie in the heap already stay there.
+    """
     if recipe.compute.threads:
         torch.set_num_threads(recipe.compute.threads)
-    if not recipe.compute.keep_freed_memory:
+    if recipe.compute.keep_freed_memory:
+        pages.keep()
+    else:
         pages.give_back()
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from limbeck import names, pages
+from limbeck import names
 from limbeck.errors import Interrupted, LimbeckError, RecipeError
 
 STOPPED = 75
@@ -169,7 +169,6 @@ def main() -> None:
     # Before PyTorch is imported: threads that wait by spinning take the cores from whatever else runs here, and
     # from one another's work; on two busy cores a row function took seven times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    pages.keep()
     try:
         app()
     except Interrupted as reason:

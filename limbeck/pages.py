@@ -30,11 +30,6 @@ def give_back() -> bool:
     return _set(_SMALL, _SMALL)
 
 
-def untuned() -> bool:
-    """What glibc comes to by itself once it has seen large blocks, for comparison; says whether it will."""
-    return _set(_LARGEST, 2 * _LARGEST)
-
-
 def _set(mapped: int, trimmed: int) -> bool:
     if sys.platform != "linux":
         return False

@@ -249,8 +249,10 @@ def test_verify_passes_over_a_sound_run_and_names_a_flipped_byte(finished):
 
 def test_freed_memory_goes_back_only_where_that_is_asked_for(place, monkeypatch):
     asked = []
-    monkeypatch.setattr("limbeck.pages.give_back", lambda: asked.append(True))
-    for keeps in (True, False):
+    for policy in ("keep", "give_back"):
+        monkeypatch.setattr(f"limbeck.pages.{policy}", lambda policy=policy: asked.append(policy))
+    for keeps, policy in ((True, "keep"), (False, "give_back")):
         compute = {"device": "cpu", "dtype": "float32", "keep_freed_memory": keeps}
         run.record(tiny_folder.short(place, "memory", compute=compute), rank=0, world=1)
-        assert bool(asked) != keeps
+        assert asked.pop() == policy
+        assert not asked
