@@ -172,7 +172,7 @@ def main() -> None:
     rows = [attended(tokens, documents, dtype, rounds) for dtype in kinds]
     save("attention", rows, quick=quick, note="CPU ratios; one layer, forward and backward")
     sizes = lengths(3, longest=64) if quick else lengths(8, longest=1024)
-    layers, vocab, rounds = (1, 500, 1) if quick else (5, VOCAB, 2)
+    layers, vocab, rounds = (1, 500, 1) if quick else (5, VOCAB, 1)
     # What a recipe computes in by itself here.
     kinds = kinds if quick else (place.dtype_of("auto", torch.device("cpu")),)
     rows = [stepped(sizes, dtype, layers, vocab, rounds) for dtype in kinds]

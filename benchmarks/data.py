@@ -154,7 +154,7 @@ def main() -> None:
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(DATA / "tokenizers/gpt2")
         texts = documents()
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else 2
     note = "GPT-2's tokenizer; whole texts; every way gives the same ids"
     save("tokenise", [tokenised(tokenizer, texts, rounds)], quick=quick, note=note)
     note = "lognormal lengths, half below 200; TRL by bfd_split, which like ours keeps every token"

@@ -151,7 +151,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4, help="of a recording")
     parser.add_argument("--micro", type=int, default=2, help="rows of a forward")
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--plain-rows", type=int, default=2, help="most rows of a forward with all logits"

@@ -100,7 +100,7 @@ def main() -> None:
         ground.every = asked.every
         print(json.dumps(in_little_memory(ground, asked.rounds)))
         return
-    command = [sys.executable, __file__, "--lean", *sys.argv[1:]]
+    command = [sys.executable, __file__, *sys.argv[1:], "--lean", "--rounds", "1"]
     lean = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     if asked.kept:
         pages.keep()
