@@ -4,6 +4,7 @@ import pytest
 import tiny_folder
 import torch
 from safetensors.torch import load_file
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from limbeck import assembly, files, loading
 from limbeck.errors import Interrupted, LimbeckError, NonFinite
@@ -250,10 +251,14 @@ def test_compiled_blocks_learn_what_plain_ones_learn(place):
         torch.testing.assert_close(found[name], wanted[name], atol=1e-4, rtol=1e-3)
 
 
-def test_computing_activations_twice_changes_no_weight(place):
+def test_computing_activations_twice_changes_no_weight(place, monkeypatch):
+    runs, plain = [], LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda *given: runs.append(1) or plain(*given))
     compute = {"device": "cpu", "dtype": "float32", "threads": 1}
     once = tiny_folder.trained(tiny_folder.short(place, "once", compute=compute))
+    passes = len(runs)
     asked = compute | {"activation_checkpointing": True}
     twice = tiny_folder.trained(tiny_folder.short(place, "twice", compute=asked))
+    assert len(runs) - passes > passes, "nothing was computed twice"
     found, wanted = tiny_folder.weights(twice, 4), tiny_folder.weights(once, 4)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -16,7 +16,7 @@ from limbeck.progress import progress
 from limbeck.types import TopK
 
 _INFORMATIONAL = ("teacher_name", "libraries", "sha256")
-_SAYS = ("teacher", "tokenizer", "vocab", "length", "k", "logprobs", "teacher_name")
+_SAYS = ("teacher", "tokenizer", "vocab", "length", "k", "logprobs", "teacher_name", "libraries")
 
 
 def version1(old: Path, new: Path, *, values: str | None = None) -> CacheAbout:
@@ -60,7 +60,7 @@ def _said(old: Path) -> dict[str, Any]:
         raise CacheMismatch(
             f"{place}: version {said.get('version')} found; wanted 1, which alone needs this conversion."
         )
-    lacking = [name for name in (*_SAYS, "libraries") if name not in said]
+    lacking = [name for name in _SAYS if name not in said]
     if lacking:
         raise Damaged(
             f"{place}: says nothing of {', '.join(lacking)}; found {', '.join(sorted(said))}."
