@@ -78,7 +78,9 @@ class Gradients:
         # A bfloat16 product is added up in float32 inside; from many chunks bfloat16 would lose the small ones.
         kind = weight.dtype if chunks <= _FEW_CHUNKS else precise
         self.hidden = torch.zeros_like(hidden) if wanted[0] else None
-        self.weight = torch.zeros_like(weight, dtype=kind) if wanted[1] else None
+        # The first chunk fills it: zeros would cost a pass that writes them and one that adds to them.
+        self.weight = torch.empty_like(weight, dtype=kind) if wanted[1] else None
+        self._filled = False
         self.bias = (
             torch.zeros_like(bias, dtype=precise) if bias is not None and wanted[2] else None
         )
@@ -91,7 +93,25 @@ class Gradients:
         slope = slope.to(weight.dtype)
         if self.hidden is not None:
             torch.mm(slope, weight, out=self.hidden[part])
-        if self.weight is not None and self.weight.dtype == weight.dtype:
-            self.weight[:vocab].addmm_(slope.T, hidden)
-        elif self.weight is not None:
-            self.weight[:vocab] += slope.T @ hidden
+        if self.weight is not None:
+            self._add_to_weight(self.weight, slope.T, hidden)
+
+    def close(self) -> None:
+        """To be called after the last chunk: what none of them gave a gradient has zero."""
+        if self.weight is not None and not self._filled:
+            self.weight.zero_()
+
+    def _add_to_weight(self, whole: Tensor, slope: Tensor, hidden: Tensor) -> None:
+        """slope: (vocab, chunk). Rows beyond the vocabulary are padding, whose gradient is zero."""
+        real, alike = whole[: slope.shape[0]], whole.dtype == hidden.dtype
+        if not self._filled:
+            self._filled = True
+            whole[slope.shape[0] :] = 0
+            if alike:
+                torch.mm(slope, hidden, out=real)
+            else:
+                real.copy_(slope @ hidden)
+        elif alike:
+            real.addmm_(slope, hidden)
+        else:
+            real += slope @ hidden

@@ -208,6 +208,7 @@ class _Chunked(torch.autograd.Function):
             if found.beside is not None and gradients.hidden is not None:
                 gradients.hidden[part] += found.beside.to(hidden.dtype)
             sums += found.sums
+        gradients.close()
         total = sums.new_zeros(())
         for value, coefficient in zip(sums, job.coefficients, strict=True):
             if coefficient != 0:  # a term that is only watched may be infinite
@@ -233,6 +234,9 @@ def _scaled(gradient: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
     So a graph is good for one backward; PyTorch refuses a second one, because a saved tensor has changed.
     """
     if gradient.dtype == dtype:
-        return gradient.mul_(upstream)
+        # Times one is a pass over the head's gradient for nothing; only a CPU can tell without waiting.
+        plain = upstream.device.type == "cpu" and float(upstream) == 1
+        (gradient[:0] if plain else gradient).mul_(upstream)
+        return gradient
     result = torch.empty_like(gradient, dtype=dtype)
     return torch.mul(gradient, upstream, out=result)

@@ -23,7 +23,7 @@ _NUMBERS = itertools.count()
 
 
 def rowwise(function: T) -> T:
-    """The function, compiled for wide tensors; its first argument is (rows, vocab), and it must not write to any.
+    """The function, compiled for wide tensors; its first argument is (rows, vocab), and the only one that it may write to.
 
     One compilation serves any number of rows. Set LIMBECK_EAGER=1 to have everything eagerly.
     """

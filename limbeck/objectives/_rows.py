@@ -66,8 +66,7 @@ def log_sums(raw: Tensor, inverse: Tensor, finish: Finish) -> Tensor:
 
 def spread(raw: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor, finish: Finish) -> None:
     """Overwrites raw (rows, vocab) by the sum over n of heights * exp(logits * inverse - sums), both (rows, n)."""
-    job = _spread(finish, inverse.shape[0])
-    _in_blocks(job, raw, [raw, sums, heights], [inverse], into=raw)
+    _in_blocks(_spread(finish, inverse.shape[0]), raw, [raw, sums, heights], [inverse])
 
 
 def spread_at(logits: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor) -> Tensor:
@@ -88,7 +87,7 @@ def compare(
     (rows,).
     """
     raw = sides[0]
-    values, whole = _in_blocks(job, raw, sides, [constants], into=raw)
+    values, whole = _in_blocks(job, raw, sides, [constants])
     return values, whole.squeeze(-1)
 
 
@@ -121,8 +120,8 @@ def comparison(
             whole = student_at[labelled].whole
         slope = slope * mine.slope(logits) * weights
         # where, not only a product: at a row that does not count an infinite slope must not become NaN.
-        slope = torch.where(weights != 0, slope, 0.0)
-        return slope.to(raw.dtype), torch.stack(values, -1), whole
+        raw.copy_(torch.where(weights != 0, slope, 0.0))
+        return torch.stack(values, -1), whole
 
     return rowwise(both) if _steady(pairs) else both
 
@@ -220,8 +219,8 @@ def _spread(finish: Finish, groups: int) -> Callable[..., Any]:
             heights[:, n : n + 1] * (logits * inverse[n] - sums[:, n : n + 1]).exp()
             for n in range(groups)
         ]
-        total = functools.reduce(torch.add, parts) * finish.slope(logits)
-        return (total.to(raw.dtype),)
+        raw.copy_(functools.reduce(torch.add, parts) * finish.slope(logits))
+        return ()
 
     return rowwise(job)
 
@@ -231,21 +230,15 @@ def _in_blocks(
     raw: Tensor,
     rows: list[Tensor],
     constants: list[Tensor],
-    *,
-    into: Tensor | None = None,
 ) -> list[Tensor]:
     """A row function over all rows: on a CPU a few at a time, so that the passes after the first find them near.
 
-    The first thing that the job returns overwrites `into`, where that is given; the rest is joined and returned.
+    What it returns for each block is joined.
     """
     count = raw.shape[0]
     size = BLOCK if raw.device.type == "cpu" else max(count, 1)
     found: list[tuple[Tensor, ...]] = []
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
-        made = cast(tuple[Tensor, ...], job(*(one[part] for one in rows), *constants))
-        if into is not None:
-            into[part] = made[0]
-            made = made[1:]
-        found.append(made)
+        found.append(cast(tuple[Tensor, ...], job(*(one[part] for one in rows), *constants)))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]

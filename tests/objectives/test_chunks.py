@@ -144,6 +144,24 @@ def test_a_second_backward_through_one_graph_is_refused():
         total.backward()
 
 
+def watched_only(student, _, rows):
+    """A term that the operator does not know."""
+    return student[torch.arange(len(rows.labels)), rows.labels]
+
+
+@pytest.mark.parametrize("term", [watched_only, cross_entropy])
+@pytest.mark.parametrize("tokens", [TOKENS, 0])
+def test_what_no_chunk_gives_a_gradient_has_zero_and_not_what_lay_in_memory(term, tokens):
+    top = head("padded")
+    states = tiny.randn(tokens, WIDTH, seed=2).requires_grad_()
+    rows = counted()[slice(0, tokens)]
+    torch.full((ROWS, WIDTH), torch.nan, dtype=states.dtype)  # what freed memory may hold
+    total, _ = chunked(states, top, None, rows, [term, cross_entropy], [0.0, 0.0], chunk=4)
+    (total + 0 * (states.sum() + top.weight.sum())).backward()
+    assert torch.equal(top.weight.grad, torch.zeros_like(top.weight))
+    assert torch.equal(states.grad, torch.zeros_like(states))
+
+
 def test_frozen_head_gets_no_gradient_and_hidden_the_same():
     rows, side = counted(), teacher("dense", ROWS)
     gradients = []
