@@ -10,8 +10,6 @@ from limbeck.types import HeadLike
 # Tokens of a chunk. On a CPU fewer make the products slower (docs/benchmarks.md), more only take memory: 256 keep a
 # buffer of logits below the head's own size. A device needs as many to be busy.
 _ON_CPU, _ON_DEVICE = 256, 2048
-# The teacher's logits are done with sooner than the student's: on a CPU its half chunk at a time costs little.
-_TEACHER_ON_CPU = 128
 # Ids of one product in float32 on a CPU: its library loses a fifth of its speed on all ids at once.
 _IDS_AT_ONCE = 2048
 _FEW_CHUNKS = 32
@@ -39,15 +37,6 @@ def rows_at_once(device: torch.device) -> int:
 def parts(tokens: int, size: int) -> list[slice]:
     """Slices of so many tokens, the last of what is left."""
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
-
-
-def teacher_parts(part: slice, device: torch.device) -> list[slice]:
-    """The tokens of a chunk, cut to what a live teacher's logits are made of at one time."""
-    size = _TEACHER_ON_CPU if device.type == "cpu" else part.stop - part.start
-    return [
-        slice(part.start + one.start, part.start + one.stop)
-        for one in parts(part.stop - part.start, size)
-    ]
 
 
 def product(room: Room, name: str, hidden: Tensor, head: HeadLike) -> Tensor:

@@ -20,7 +20,6 @@ from limbeck.objectives._buffers import (
     parts,
     product,
     rows_at_once,
-    teacher_parts,
 )
 from limbeck.objectives._fused import Found
 from limbeck.objectives._fusion import Fusion
@@ -153,12 +152,8 @@ def _beside_live(job: _Job, raw: Tensor, part: slice, states: Tensor, teacher: H
         Finish(job.head.scale, job.head.softcap),
         Finish(teacher.scale, teacher.softcap),
     )
-    sums = []
-    for some in teacher_parts(part, raw.device):
-        mine = raw[some.start - part.start : some.stop - part.start]
-        other = product(job.room, "teacher", states[some], teacher)
-        sums.append(_fused.dense(mine, other, job.rows[some], job.fusion, finishes).sums)
-    return Found(torch.stack(sums).sum(0))
+    other = product(job.room, "teacher", states[part], teacher)
+    return _fused.dense(raw, other, job.rows[part], job.fusion, finishes)
 
 
 def _check_mean(job: _Job) -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import types
+import warnings
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -25,7 +26,8 @@ _NUMBERS = itertools.count()
 def rowwise(function: T) -> T:
     """The function, compiled for wide tensors; its first argument is (rows, vocab), and the only one that it may write to.
 
-    One compilation serves any number of rows. Set LIMBECK_EAGER=1 to have everything eagerly.
+    One compilation serves any number of rows. Where it fails, a warning says so and the function runs as it stands.
+    Set LIMBECK_EAGER=1 to have everything eagerly.
     """
     compiled: Callable[..., object] | None = None
 
@@ -40,7 +42,16 @@ def rowwise(function: T) -> T:
         for one in (first, *others):
             if isinstance(one, Tensor) and one.ndim > 1 and one.shape[0] == first.shape[0]:
                 torch._dynamo.maybe_mark_dynamic(one, 0)
-        return compiled(first, *others)
+        try:
+            return compiled(first, *others)
+        except torch._dynamo.exc.BackendCompilerFailed as reason:  # before any of it ran
+            warnings.warn(
+                f"{function.__name__} could not be compiled and runs eagerly, which is slower: "
+                + str(reason).split("\n")[0],
+                stacklevel=2,
+            )
+            compiled = function
+            return function(first, *others)
 
     return cast(T, either)
 

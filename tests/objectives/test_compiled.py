@@ -1,5 +1,9 @@
 """Compiled and eager row functions give the same; run at a vocabulary wide enough to be compiled."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import tiny
 import torch
@@ -68,6 +72,34 @@ def test_one_compilation_serves_any_number_of_rows():
     assert graphs["unique_graphs"] == before + 1
     doubled(torch.ones(5, WIDE - 1))
     assert graphs["unique_graphs"] == before + 1
+
+
+BROKEN = """
+import torch
+from limbeck.objectives._compiled import WIDE, rowwise
+
+@rowwise
+def halved(rows):
+    rows.copy_(rows / 2)
+    return rows.sum(-1)
+
+rows = torch.ones(4, WIDE)
+for times in (1, 2):
+    print(torch.equal(halved(rows), torch.full((4,), WIDE / 2**times)))
+"""
+
+
+def test_a_compiler_that_fails_is_warned_of_once_and_everything_runs_eagerly(tmp_path):
+    broken = tmp_path / "cxx"
+    broken.write_text("#!/bin/sh\necho no such header >&2\nexit 1\n")
+    broken.chmod(0o755)
+    known = {"CXX": str(broken), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    env = {name: value for name, value in os.environ.items() if name != "LIMBECK_EAGER"}
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], env=env | known, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]
+    assert done.stderr.count("halved could not be compiled") == 1
 
 
 @pytest.mark.skipif(not _compiled.able("cpu"), reason="no C++ compiler is here")
