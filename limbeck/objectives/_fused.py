@@ -65,7 +65,7 @@ def topk(raw: Tensor, teacher: TopK, rows: Rows, fusion: Fusion, finish: Finish)
     inverse, weights = fusion.inverse, rows.weights.to(fusion.precise)
     at_label, by_label = _at(raw, rows.labels.unsqueeze(-1), finish)
     kept, by_kept = _at(raw, teacher.ids, finish)
-    raw.scatter_(1, teacher.ids, -torch.inf)
+    _put(raw, teacher.ids, kept.new_tensor(-torch.inf))
     others = _rows.log_sums(raw, inverse, finish)  # (tokens, temperatures), of the ids not kept
     missing = raw.shape[1] - teacher.ids.shape[1]
     with torch.enable_grad():
@@ -99,11 +99,11 @@ def topk(raw: Tensor, teacher: TopK, rows: Rows, fusion: Fusion, finish: Finish)
         amount = by_label * (fusion.label_factor * weights)[:, None]
         pull = pull - torch.where(teacher.ids == labels, amount, 0.0)
         at_once = _rows.spread_at(at_label, beyond.detach(), heights, inverse) * by_label
-        label_pull = (at_once - amount).to(raw.dtype)
+        label_pull = at_once - amount
     _rows.spread(raw, beyond.detach(), heights, inverse, finish)
     if fusion.labelled is not None:
-        raw.scatter_(1, labels, label_pull)
-    raw.scatter_(1, teacher.ids, pull.to(raw.dtype))  # after the label, which may be among them
+        _put(raw, labels, label_pull)
+    _put(raw, teacher.ids, pull)  # after the label, which may be among them
     return Found(torch.stack(sums))
 
 
@@ -147,7 +147,7 @@ def weighed_ids(
         label = torch.where(teacher.ids == rows.labels[where], taken[where, 0], 0.0)
         kept_pull = by * (mine - target - label)
     _rows.spread(raw, sums, heights, inverse, finish)
-    raw.scatter_(1, labels, label_pull.to(raw.dtype))
+    _put(raw, labels, label_pull)
     if teacher is not None and kept_pull is not None:  # after the label, which may be among them
         raw[teacher.tokens, teacher.ids] = kept_pull.to(raw.dtype)
     return Found(torch.stack([_weighed(value, weights) for value in values]))
@@ -199,6 +199,15 @@ def _at(raw: Tensor, ids: Tensor, finish: Finish) -> tuple[Tensor, Tensor | floa
     """Logits at some ids (tokens, k), and their derivative by the raw ones."""
     logits = finish(raw.gather(1, ids))
     return logits, finish.slope(logits)
+
+
+def _put(raw: Tensor, ids: Tensor, values: Tensor) -> None:
+    """Writes values (tokens, k), or one, over the raw logits at some ids (tokens, k).
+
+    Not by scatter_, which on a CPU takes two copies of all narrow logits for it.
+    """
+    rows = torch.arange(raw.shape[0], device=raw.device).unsqueeze(-1)
+    raw.index_put_((rows, ids), values.to(raw.dtype))
 
 
 def _at_flat(raw: Tensor, teacher: Sampled, finish: Finish) -> tuple[Tensor, Tensor | float]:
