@@ -157,7 +157,7 @@ def main() -> None:
         subject, science = DATA / "mmlu/astronomy", arc(DATA / "arc_challenge/test.jsonl", 17)
         work = {
             "MMLU astronomy, 5 shots, letters": letters(
-                rows(subject / "dev.jsonl", 5), rows(subject / "test.jsonl", 32)
+                rows(subject / "dev.jsonl", 5), rows(subject / "test.jsonl", 50)
             ),
             "ARC challenge, 5 shots, answers": answers(science[:5], science[5:]),
         }
