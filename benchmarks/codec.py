@@ -193,7 +193,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=Path("models/SmolLM2-135M-Instruct"))
     parser.add_argument("--text", type=Path, default=Path("../shared/data/wikitext2/valid.raw.txt"))
     parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small random distributions")
     options = parser.parse_args(given)
     torch.set_num_threads(1)

@@ -7,11 +7,14 @@ model's own forward with all logits, log_softmax in float32, torch.topk; it writ
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
@@ -151,7 +154,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4, help="of a recording")
     parser.add_argument("--micro", type=int, default=2, help="rows of a forward")
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--plain-rows", type=int, default=2, help="most rows of a forward with all logits"

@@ -4,7 +4,7 @@ Teacher SmolLM2-135M-Instruct; a student of a third of its layers (10, 64 M para
 parameters, 5 layers, 46 M); 4 rows of 512 tokens of our docs a step. Ours computes in bfloat16 with float32 masters, as its recipes
 do. The others run as their trainers do by default (float32 parameters under bfloat16 autocast) and, faster, with
 parameters, gradients and optimizer in bfloat16 throughout. Freed memory goes the way that the C library finds by itself; `--kept`:
-with what our command line asks of it, for all. "A row at a time": micro-batches of one row.
+with what our command line asks of it, for all.
 "In little memory": ours with `activation_checkpointing` and without `keep_freed_memory`.
 """
 
@@ -36,7 +36,6 @@ def loops(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
     found = {
         "limbeck from cache": ground.ours(ground.cached(folder / "cache"), folder),
         "limbeck online": ground.ours(live, folder),
-        "limbeck online, a row at a time": ground.ours(live, folder, micro_rows=1),
         "limbeck cross-entropy": ground.ours(None, folder),
     }
     theirs = {"transformers cross-entropy": "ce"}
@@ -100,7 +99,7 @@ def main() -> None:
         ground.every = asked.every
         print(json.dumps(in_little_memory(ground, asked.rounds)))
         return
-    command = [sys.executable, __file__, *sys.argv[1:], "--lean", "--rounds", "1"]
+    command = [sys.executable, __file__, *sys.argv[1:], "--lean"]
     lean = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     if asked.kept:
         pages.keep()

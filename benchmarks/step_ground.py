@@ -87,7 +87,6 @@ class Ground:
         teacher: Teacher | None,
         folder: Path,
         *,
-        micro_rows: int = ROWS,
         twice: bool = False,
     ) -> Callable[[], Any]:
         """One step of Limbeck's own loop; without a teacher, cross-entropy. twice: activations computed twice."""
@@ -98,7 +97,7 @@ class Ground:
             objective=[objective],
             budget=f"{STEPS} steps",
             rows_per_step=ROWS,
-            micro_rows=micro_rows,
+            micro_rows=ROWS,
         )
         student, world = self.student(twice=twice), parallel.start(self.device)
         step = Step(student, vocab=self.vocab)
@@ -134,7 +133,7 @@ class Ground:
         )
         return Cached(CacheReader(folder))
 
-    def theirs(self, kind: str, *, autocast: bool, micro_rows: int = ROWS) -> Callable[[], Any]:
+    def theirs(self, kind: str, *, autocast: bool) -> Callable[[], Any]:
         """One step of a plain loop: 'gkd' with TRL's loss on whole logits, or 'cross-entropy' of transformers."""
         student = self.student()
         if not autocast:
@@ -145,18 +144,17 @@ class Ground:
 
         def run() -> None:
             first = next(at)
-            for row in range(first, first + ROWS, micro_rows):
-                batch = self.source.batch(range(row, row + micro_rows)).to(self.device)
-                ids = batch.input_ids
-                with torch.autocast(self.device.type, self.dtype, enabled=autocast):
-                    if loss is None:
-                        value = student(ids, labels=ids, use_cache=False).loss
-                    else:
-                        with torch.no_grad():
-                            theirs = self.teacher(ids, use_cache=False).logits
-                        mine = student(ids, use_cache=False).logits
-                        value = loss(mine, theirs, labels=batch.labels, beta=0.0)
-                (value * micro_rows / ROWS).backward()
+            batch = self.source.batch(range(first, first + ROWS)).to(self.device)
+            ids = batch.input_ids
+            with torch.autocast(self.device.type, self.dtype, enabled=autocast):
+                if loss is None:
+                    value = student(ids, labels=ids, use_cache=False).loss
+                else:
+                    with torch.no_grad():
+                        theirs = self.teacher(ids, use_cache=False).logits
+                    mine = student(ids, use_cache=False).logits
+                    value = loss(mine, theirs, labels=batch.labels, beta=0.0)
+            value.backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             adam.step()
             adam.zero_grad(set_to_none=True)
