@@ -79,7 +79,7 @@ def tokenised(tokenizer: Any, texts: list[str], rounds: int) -> dict[str, Any]:
     for label, function in runners.items():
         if not np.array_equal(function(), wanted):
             raise SystemExit(f"{label}: other ids than encode_batch gives; nothing is compared.")
-    times = race(runners, rounds=rounds)
+    times = race(runners, rounds=rounds, warm=True)
     return {
         "work": f"{sum(map(len, texts)) / 1e6:,.1f} MB, {len(texts):,} texts, {len(wanted):,} tokens",
         **{

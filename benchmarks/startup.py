@@ -36,7 +36,7 @@ def seconds(arguments: list[str], number: int) -> dict[str, float]:
 def main() -> None:
     """Prints the medians, and writes results/startup.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--number", type=int, default=5, help="times that each is started")
+    parser.add_argument("--number", type=int, default=3, help="times that each is started")
     parser.add_argument("--quick", action="store_true", help="once each, nothing written")
     options = parser.parse_args()
     commands = COMMANDS
