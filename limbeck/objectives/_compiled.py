@@ -45,12 +45,12 @@ def rowwise(function: T) -> T:
         try:
             return compiled(first, *others)
         except torch._dynamo.exc.BackendCompilerFailed as reason:  # before any of it ran
+            compiled = function
             warnings.warn(
                 f"{function.__name__} could not be compiled and runs eagerly, which is slower: "
                 + str(reason).split("\n")[0],
                 stacklevel=2,
             )
-            compiled = function
             return function(first, *others)
 
     return cast(T, either)

@@ -92,7 +92,10 @@ def topk(raw: Tensor, teacher: TopK, rows: Rows, fusion: Fusion, finish: Finish)
             sums.append(weighed.detach())
             if coefficient != 0:  # a term that is only watched may be infinite
                 total = total + coefficient * weighed
-        by_ids, by_others = torch.autograd.grad(total, (kept, beyond), materialize_grads=True)
+        if total.requires_grad:
+            by_ids, by_others = torch.autograd.grad(total, (kept, beyond), materialize_grads=True)
+        else:  # all terms are only watched
+            by_ids, by_others = torch.zeros_like(kept), torch.zeros_like(beyond)
     heights, pull = by_others * inverse, by_ids * by_kept
     if fusion.labelled is not None:
         labels = rows.labels.unsqueeze(-1)
