@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import NonFinite
-from limbeck.objectives._compiled import BLOCK, rowwise
+from limbeck.objectives._compiled import rowwise
 
 GROUP = 64
 # 2 to the power of less is 0 in every dtype; a logit of -inf is brought here, since 0 * -inf would be NaN.
@@ -65,42 +65,24 @@ def grouped(logits: Tensor) -> Groups:
         # A copy; who has many logits gives them a width of whole groups, its last ids at -inf.
         logits = nn.functional.pad(logits, (0, GROUP - vocab % GROUP), value=-torch.inf)
     logits = logits.contiguous()
-    top, total, weighted = _in_blocks(logits)
+    # Never one row alone, which would not be compiled: a token's bits must not depend on how many are beside it.
+    rows = logits if tokens != 1 else logits.repeat(2, 1)
+    top, total, weighted = (found[:tokens] for found in _pass(rows))
     peak = top.amax(-1)
     share = (top - peak[:, None]).exp_()  # (tokens, groups)
-    whole = (total * share).sum(-1)
-    if not bool(whole.isfinite().all()):
-        row = int((~whole.isfinite()).nonzero()[0])
+    full = (total * share).sum(-1)
+    if not bool(full.isfinite().all()):
+        row = int((~full.isfinite()).nonzero()[0])
         raise NonFinite(
             f"token {row} of {tokens} has a logit that is NaN or infinite, or none above -inf. "
             "The teacher's numbers overflowed: load it in bfloat16 or float32."
         )
     below = (top - peak[:, None]).clamp_(min=_LOWEST)
-    mean = ((weighted + total * below) * share).sum(-1) / whole
-    mass = total.mul_(share).div_(whole[:, None])
-    log_total = whole.log()
+    mean = ((weighted + total * below) * share).sum(-1) / full
+    mass = total.mul_(share).div_(full[:, None])
+    log_total = full.log()
     shaped = logits.view(tokens, logits.shape[1] // GROUP, GROUP)
     return Groups(shaped, top, mass, peak, log_total, (log_total - mean).clamp_(min=0))
-
-
-def _in_blocks(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`_pass` over blocks of equally many tokens, so that it is compiled for one shape only."""
-    tokens = logits.shape[0]
-    if logits.device.type != "cpu":
-        return _pass(logits)
-    if tokens < BLOCK:
-        rows = logits.new_zeros(BLOCK, logits.shape[1])
-        rows[:tokens] = logits
-        first, second, third = _pass(rows)
-        return first[:tokens], second[:tokens], third[:tokens]
-    dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
-    shape = (3, tokens, logits.shape[1] // GROUP)
-    found = torch.empty(shape, dtype=dtype)
-    for start in range(0, tokens, BLOCK):
-        start = min(start, tokens - BLOCK)  # the last block overlaps the one before
-        for part, value in zip(found, _pass(logits[start : start + BLOCK]), strict=True):
-            part[start : start + BLOCK] = value
-    return found[0], found[1], found[2]
 
 
 @rowwise
@@ -110,7 +92,7 @@ def _pass(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     groups = wide.view(wide.shape[0], wide.shape[1] // GROUP, GROUP)
     top = groups.amax(-1)
     # In powers of 2, which are made faster: of e the pass takes a fifth longer.
-    below = (groups - top.clamp(min=_LOWEST).unsqueeze(-1)) / math.log(2)
+    below = (groups - top.clamp(min=_LOWEST).unsqueeze(-1)) * (1 / math.log(2))
     below = below.clamp(min=_NOTHING)
     each = below.exp2()
     return top, each.sum(-1), (each * below).sum(-1) * math.log(2)

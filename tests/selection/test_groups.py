@@ -5,7 +5,6 @@ import tiny
 import torch
 
 from limbeck.errors import NonFinite
-from limbeck.selection import _groups
 from limbeck.selection._groups import GROUP, grouped
 
 # float32 sums of 5,000 ids.
@@ -68,10 +67,11 @@ def test_a_row_without_any_id_is_refused():
         grouped(torch.full((1, 64), -torch.inf))
 
 
-def test_blocks_are_of_one_size_so_that_one_shape_is_compiled(monkeypatch):
-    shapes = set()
-    plain = _groups._pass
-    monkeypatch.setattr(_groups, "_pass", lambda rows: shapes.add(tuple(rows.shape)) or plain(rows))
-    for tokens in (1, 31, 32, 33, 100):
-        grouped(tiny.randn(tokens, 64))
-    assert shapes == {(32, 64)}
+@pytest.mark.parametrize("vocab", [128, 4096])  # 4,096 are compiled
+def test_a_token_has_the_same_bits_whatever_is_beside_it(vocab):
+    logits = tiny.randn(33, vocab)
+    every = grouped(logits)
+    for tokens in (1, 2, 31):
+        some = grouped(logits[:tokens])
+        for name in ("top", "mass", "log_total", "entropy"):
+            assert torch.equal(getattr(some, name), getattr(every, name)[:tokens]), (tokens, name)
