@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Callable[..., object])
 
 # Below this many ids compiling (seconds, once a process) costs more than it saves.
 WIDE = 4096
-# Rows of one call on a CPU: their logits stay in the core's own cache from one pass to the next.
+# Rows of one call on a CPU, where a function holds (rows, vocab) between its passes: that much stays in the cache.
 BLOCK = 32
 _NUMBERS = itertools.count()
 

@@ -51,7 +51,8 @@ def dense(
     labels, weights = rows.labels.unsqueeze(-1), rows.weights.to(fusion.precise)
     at_label, _ = _at(raw, labels, mine)
     sides = [raw, other, weights.unsqueeze(-1), labels]
-    values, whole = _rows.compare(sides, fusion.constants, job)
+    lean = all(pair.is_forward_kl for pair in fusion.pairs)
+    values, whole = _rows.compare(sides, fusion.constants, job, lean=lean)
     divergences = iter(values.unbind(-1))
     each = [
         whole - at_label.squeeze(-1) if term.between is None else next(divergences) * term.scale

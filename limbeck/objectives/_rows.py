@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,10 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from limbeck.objectives._compiled import BLOCK, rowwise
+from limbeck.objectives._compiled import BLOCK, able, rowwise
 from limbeck.objectives._kept import at_least_float32
 
 _LOWEST = -1e30
+_BITS = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,23 @@ def spread(raw: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor, finish: 
 
 def spread_at(logits: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor) -> Tensor:
     """What `spread` makes of a few logits (rows, k), before their slope: (rows, k) in full precision."""
-    each = (
-        heights.unsqueeze(-1) * (logits.unsqueeze(1) * inverse[:, None] - sums.unsqueeze(-1)).exp()
+    each = heights.unsqueeze(-1) * _exp(
+        logits.unsqueeze(1) * inverse[:, None] - sums.unsqueeze(-1)
     )  # (rows, n, k)
     return each.sum(1)
 
 
 def compare(
-    sides: list[Tensor], constants: Tensor, job: Callable[..., Any]
+    sides: list[Tensor], constants: Tensor, job: Callable[..., Any], *, lean: bool
 ) -> tuple[Tensor, Tensor]:
     """Overwrites the student's raw logits (rows, vocab) by the slope of a job that `comparison` made.
 
     sides: raw, the teacher's raw logits (rows, vocab), weights and labels (rows, 1). constants: factors (terms + 1,)
-    and inverse (n,) in one. Returns the values (rows, terms) and, where labels are among the terms, the log-sums at temperature 1
+    and inverse (n,) in one. lean: compiled, it holds nothing of the size of the rows. Returns the values (rows, terms) and, where labels are among the terms, the log-sums at temperature 1
     (rows,).
     """
-    raw = sides[0]
-    values, whole = _in_blocks(job, raw, sides, [constants])
+    size = None if lean and able(sides[0].device.type) else BLOCK
+    values, whole = _in_blocks(job, sides[0], sides, [constants], size)
     return values, whole.squeeze(-1)
 
 
@@ -137,6 +139,11 @@ def _steady(pairs: tuple[Pair, ...]) -> bool:
     return _VARIANTS[kind] <= _MOST_VARIANTS
 
 
+def _exp(logs: Tensor) -> Tensor:
+    """The exponential, by way of powers of two: compiled for a CPU they take a third less time."""
+    return torch.exp2(logs * _BITS)
+
+
 @dataclass(frozen=True)
 class Normalised:
     """A row as a distribution: logits less their largest (rows, vocab); the sum of their exponentials, its log, and
@@ -156,7 +163,7 @@ class Normalised:
     @property
     def parts(self) -> Tensor:
         """Probabilities (rows, vocab), of the exponentials that were summed."""
-        return self.below.exp() * self.sum.reciprocal()
+        return _exp(self.below) * self.sum.reciprocal()
 
 
 def normalised(logits: Tensor, inverse: Tensor) -> Normalised:
@@ -166,7 +173,7 @@ def normalised(logits: Tensor, inverse: Tensor) -> Normalised:
     """
     most = logits.amax(-1, keepdim=True)
     below = (logits - most) * inverse
-    total = below.exp().sum(-1, keepdim=True)
+    total = _exp(below).sum(-1, keepdim=True)
     return Normalised(below, total, total.log(), most * inverse + total.log())
 
 
@@ -176,7 +183,7 @@ def _forward_kl(p: Normalised, q: Normalised) -> tuple[Tensor, Tensor]:
     As p sums to one, the value comes of the same pass as the sums, and the slope is q - p: two passes fewer.
     """
     apart = torch.where(p.below == -torch.inf, 0.0, p.below - q.below)
-    crossed = (p.below.exp() * apart).sum(-1, keepdim=True)
+    crossed = (_exp(p.below) * apart).sum(-1, keepdim=True)
     value = crossed * p.sum.reciprocal() - p.log + q.log
     return value.squeeze(-1), q.parts - p.parts
 
@@ -205,7 +212,7 @@ def _log_sums(finish: Finish, groups: int) -> Callable[..., Any]:
         logits = finish(raw)
         # At least a finite number: a row whose every id is masked has none.
         most = logits.amax(-1, keepdim=True).clamp(min=_LOWEST)
-        sums = [((logits - most) * inverse[n]).exp().sum(-1, keepdim=True) for n in range(groups)]
+        sums = [_exp((logits - most) * inverse[n]).sum(-1, keepdim=True) for n in range(groups)]
         return (torch.cat([most * inverse[n] + sums[n].log() for n in range(groups)], -1),)
 
     return rowwise(job)
@@ -216,7 +223,7 @@ def _spread(finish: Finish, groups: int) -> Callable[..., Any]:
     def job(raw: Tensor, sums: Tensor, heights: Tensor, inverse: Tensor) -> tuple[Tensor, ...]:
         logits = finish(raw)
         parts = [
-            heights[:, n : n + 1] * (logits * inverse[n] - sums[:, n : n + 1]).exp()
+            heights[:, n : n + 1] * _exp(logits * inverse[n] - sums[:, n : n + 1])
             for n in range(groups)
         ]
         raw.copy_(functools.reduce(torch.add, parts) * finish.slope(logits))
@@ -230,13 +237,15 @@ def _in_blocks(
     raw: Tensor,
     rows: list[Tensor],
     constants: list[Tensor],
+    size: int | None = BLOCK,
 ) -> list[Tensor]:
-    """A row function over all rows: on a CPU a few at a time, so that the passes after the first find them near.
+    """A row function over all rows: on a CPU `size` at a time, if given, so that what it holds of them stays near.
 
     What it returns for each block is joined.
     """
     count = raw.shape[0]
-    size = BLOCK if raw.device.type == "cpu" else max(count, 1)
+    if size is None or raw.device.type != "cpu":
+        size = max(count, 1)
     found: list[tuple[Tensor, ...]] = []
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
