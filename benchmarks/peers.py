@@ -102,22 +102,30 @@ def limbeck(
     return run
 
 
-def products(case: Case, chunk: int) -> Runner:
-    """The four matrix products alone, in chunks, into buffers that exist: what no loss can be faster than."""
+def products(case: Case, chunk: int, *, kept: bool = False) -> Runner:
+    """The four matrix products alone, in chunks, their logits into buffers that exist.
+
+    kept: the head's gradient too is laid where the last one was; else it is made anew, as every peer makes it.
+    """
     shape = (min(chunk, case.tokens), case.vocab)
     mine, theirs = torch.empty(shape, dtype=case.dtype), torch.empty(shape, dtype=case.dtype)
+    old = torch.empty_like(case.weight) if kept else None
 
     @torch.no_grad()
     def run() -> None:
         case.clear()
-        by_weight, by_hidden = torch.zeros_like(case.weight), torch.empty_like(case.hidden)
+        by_weight = torch.zeros_like(case.weight) if old is None else old
+        by_hidden = torch.empty_like(case.hidden)
         for start in range(0, case.tokens, chunk):
             part = slice(start, min(start + chunk, case.tokens))
             size = part.stop - start
             torch.mm(case.hidden[part], case.weight.T, out=mine[:size])
             torch.mm(case.teacher_hidden[part], case.teacher_weight.T, out=theirs[:size])
             torch.mm(mine[:size], case.weight, out=by_hidden[part])
-            by_weight.addmm_(mine[:size].T, case.hidden[part])
+            if kept and start == 0:
+                torch.mm(mine[:size].T, case.hidden[part], out=by_weight)
+            else:
+                by_weight.addmm_(mine[:size].T, case.hidden[part])
         case.hidden.grad, case.weight.grad = by_hidden, by_weight
 
     return run

@@ -98,9 +98,14 @@ def speed(
 ) -> list[dict[str, Any]]:
     """Tokens a second, and shares of the trunk's speed."""
     rows, micro = options.rows, options.micro
+    size = dict.fromkeys(KINDS, 0)
+
+    def recorded(kind: str) -> None:
+        size[kind] = ours(model, source, rows, micro, kind)
+
     runners: dict[str, Callable[[], Any]] = {
         "trunk": lambda: trunk(model, source, rows, micro),
-        **{kind: (lambda kind=kind: ours(model, source, rows, micro, kind)) for kind in KINDS},
+        **{kind: (lambda kind=kind: recorded(kind)) for kind in KINDS},
         "plain": lambda: plainly(model, source, rows, micro),
     }
     times = race(runners, rounds=options.rounds, once=("plain",))
@@ -111,9 +116,7 @@ def speed(
             "what": label,
             "tokens/s": tokens / seconds(times, label),
             "of trunk": ratio(times, "trunk", label),
-            "bytes/token": ours(model, source, rows, micro, label) / counted
-            if label in KINDS
-            else "",
+            "bytes/token": size[label] / counted if label in size else "",
         }
         for label in runners
     ]
@@ -154,7 +157,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4, help="of a recording")
     parser.add_argument("--micro", type=int, default=2, help="rows of a forward")
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--plain-rows", type=int, default=2, help="most rows of a forward with all logits"

@@ -8,6 +8,7 @@ from torch import Tensor
 from limbeck.cache.format import CacheAbout
 from limbeck.errors import ModelError
 from limbeck.models.layout import Head
+from limbeck.objectives._buffers import product_into
 from limbeck.selection._groups import GROUP
 from limbeck.selection.joined import Record, joined
 from limbeck.selection.likeliest import likeliest
@@ -101,17 +102,14 @@ class Keeper:
             )
 
     def _product(self, hidden: Tensor, head: Head) -> Tensor:
-        """The product hidden @ weight.T (+ bias) in the buffer, in the head's own dtype: the selection makes it float32."""
+        """Logits in the buffer, in the head's own dtype and with a row's own zero: the selection sees differences only."""
         rows = head.weight.shape[0]
         if self._buffer is None:
             width = -(-rows // GROUP) * GROUP
             self._buffer = hidden.new_empty(self.chunk, width)
         whole = self._buffer[: hidden.shape[0]]
-        weight = head.weight.detach().t()
-        if head.bias is None:
-            torch.mm(hidden, weight, out=whole[:, :rows])
-        else:
-            torch.addmm(head.bias.detach(), hidden, weight, out=whole[:, :rows])
+        bias = None if head.bias is None else head.bias.detach()
+        product_into(whole[:, :rows], hidden, head.weight.detach(), bias, centred=True)
         whole[:, head.vocab :] = -torch.inf
         return whole
 

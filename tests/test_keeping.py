@@ -13,9 +13,10 @@ from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch
 from limbeck.keeping import Keeper
 from limbeck.models import layout
+from limbeck.models.layout import Head
 from limbeck.recording import record
 from limbeck.teachers.live import Live
-from limbeck.types import Wanted
+from limbeck.types import Signal, Wanted
 
 TEXT = tiny_weights.TWENTY
 
@@ -83,6 +84,19 @@ def test_memory_does_not_grow_with_the_rows_of_a_micro_batch(tmp_path):
         keeper.keep(live.signal(batch, Wanted()), batch)
         sizes.append(keeper._buffer.shape)
     assert sizes == [(5, 64), (5, 64)]
+
+
+def test_large_narrow_logits_are_recorded_as_they_are_not_as_they_round():
+    """bfloat16 rounds a logit of 40 by an eighth; of its log-probability that would be an eighth of a nat."""
+    batch = TEXT.batch(range(20))
+    count = int(batch.counted.shape[0])
+    hidden, weight = tiny.randn(count, 16).bfloat16(), tiny.randn(tiny.VOCAB, 16).bfloat16()
+    hidden[:, 0], weight[:, 0] = 8.0, 5.0
+    signal = Signal(hidden=hidden, head=Head(weight, None, 1.0, None, tiny.VOCAB))
+    kept = Keeper(tiny_cache.about(k=4), chunk=5).keep(signal, batch)
+    exact = (hidden.double() @ weight.double().T).log_softmax(-1).topk(4).values
+    apart = (kept.logprobs.double() - exact)[exact > -3]
+    assert float(apart.abs().mean()) < 0.01  # 0.044 without a zero of its own
 
 
 @pytest.mark.parametrize("kind", ["sample", "rs"])

@@ -130,11 +130,15 @@ def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor | None, 
     assert job.fusion is not None
     head, rows, fusion = job.head, job.rows[part], job.fusion
     finish = Finish(head.scale, head.softcap)
-    raw = product(job.room, "student", hidden, head)
     signal = job.teacher if fusion.asks_teacher else None
-    if signal is not None and signal.head is not None and signal.hidden is not None:
-        return raw, _beside_live(job, raw, part, signal.hidden, signal.head)
-    distribution = None if signal is None else signal.distribution(part)
+    live = signal is not None and signal.head is not None and signal.hidden is not None
+    distribution = None if signal is None or live else signal.distribution(part)
+    # A cap bends logits as they are, and a mean row is of logits as they are. Beside a live teacher only the
+    # teacher's are centred: its likely ids have the larger ones, and both would take a twentieth of the head's time.
+    centred = not live and head.softcap is None and not isinstance(distribution, HeadMean)
+    raw = product(job.room, "student", hidden, head, centred=centred)
+    if signal is not None and live:
+        return raw, _beside_live(job, raw, part, signal)
     if isinstance(distribution, TopK):
         return raw, _fused.topk(raw, distribution, rows, fusion, finish)
     if isinstance(distribution, HeadMean):
@@ -145,14 +149,18 @@ def _fused_part(job: _Job, hidden: Tensor, part: slice) -> tuple[Tensor | None, 
     return raw, _fused.dense(raw, distribution, rows, fusion, (finish, Finish()))
 
 
-def _beside_live(job: _Job, raw: Tensor, part: slice, states: Tensor, teacher: HeadLike) -> Found:
-    """Turns the student's raw logits (chunk, vocab) into their slope. states: the teacher's of all tokens."""
+def _beside_live(job: _Job, raw: Tensor, part: slice, signal: Signal) -> Found:
+    """Turns the student's raw logits (chunk, vocab) into their slope. signal: hidden states of all tokens and head."""
     assert job.fusion is not None
+    assert signal.hidden is not None
+    teacher = signal.head
+    assert teacher is not None
     finishes = (
         Finish(job.head.scale, job.head.softcap),
         Finish(teacher.scale, teacher.softcap),
     )
-    other = product(job.room, "teacher", states[part], teacher)
+    centred = teacher.softcap is None
+    other = product(job.room, "teacher", signal.hidden[part], teacher, centred=centred)
     return _fused.dense(raw, other, job.rows[part], job.fusion, finishes)
 
 
@@ -188,7 +196,9 @@ class _Chunked(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
     ) -> tuple[Tensor, Tensor]:
         chunks = parts(hidden.shape[0], job.chunk)
-        gradients = Gradients(hidden, weight, bias, wanted=job.wanted, chunks=len(chunks))
+        gradients = Gradients(
+            hidden, weight, bias, room=job.room, wanted=job.wanted, chunks=len(chunks)
+        )
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         sums = hidden.new_zeros(len(job.terms), dtype=precise)
         for part in chunks:
