@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from limbeck.data.loader import PackedSource
 from limbeck.data.pack import Stream
 from limbeck.data.tokenize import encode
 from limbeck.models import layout, load, place
+from limbeck.objectives._buffers import Room
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.objectives.forward_kl import forward_kl
 from limbeck.recipe import Stage
@@ -34,6 +36,18 @@ TEACHER = Path("models/SmolLM2-135M-Instruct")
 DOCS = Path(__file__).parents[1] / "docs"
 ROWS = 4
 STEPS = 8
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A step of our own loop; `forget` lets go of the buffers that it keeps for the next one."""
+
+    run: Callable[[], Any]
+    forget: Callable[[], None]
+
+    def __call__(self) -> None:
+        """One step."""
+        self.run()
 
 
 class Ground:
@@ -88,7 +102,7 @@ class Ground:
         folder: Path,
         *,
         twice: bool = False,
-    ) -> Callable[[], Any]:
+    ) -> Ours:
         """One step of Limbeck's own loop; without a teacher, cross-entropy. twice: activations computed twice."""
         objective = "forward_kl" if teacher else "cross_entropy"
         stage = Stage(
@@ -121,7 +135,10 @@ class Ground:
             loop.one_step([job])
             job.adam.zero_grad(set_to_none=True)
 
-        return run
+        def forget() -> None:
+            step._room = Room()
+
+        return Ours(run, forget)
 
     def cached(self, folder: Path) -> Cached:
         """The teacher's answers on all rows, recorded at threshold 1/50."""
