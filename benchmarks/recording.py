@@ -174,7 +174,8 @@ def main() -> None:
         options.rows, options.length, options.rounds, options.plain_rows = 4, 64, 1, 1
     model, source = materials(options)
     note = f"{options.rows} rows of {options.length} tokens, {options.micro} a forward"
-    save("recording", speed(model, source, options), note=note, quick=options.quick)
+    name = "recording" if options.length <= 1024 else f"recording_{options.length}"
+    save(name, speed(model, source, options), note=note, quick=options.quick)
     if not options.no_memory:
         name = "recording-memory"
         save(name, memory(model, source, options), note=note, quick=options.quick)
