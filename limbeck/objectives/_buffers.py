@@ -41,7 +41,7 @@ class Room:
         """A tensor of like's shape whose contents are anything, and which may outlive the call that it is made in.
 
         Its memory serves again once nobody holds it or a view of it. Made anew in each step, a head's gradient costs
-        a tenth of the head's time in page faults; a device has an allocator that keeps them.
+        up to a tenth of the head's time in page faults; a device has an allocator that keeps them.
         """
         size = like.numel() * dtype.itemsize
         if like.device.type != "cpu" or size < _WORTH_KEEPING:
@@ -80,7 +80,7 @@ def product_into(
     """Hidden @ weight.T (+ bias): (chunk, width) and (vocab, width) to (chunk, vocab).
 
     centred: if narrow, less about the largest of each row, which no softmax sees. bfloat16 rounds a logit of 25 by
-    up to 0.06, and the likely ids have the largest: near zero it rounds them a hundred times less.
+    up to 0.06, and the likely ids have the largest: near zero it rounds them by far less.
     """
     centred = centred and hidden.dtype in (torch.bfloat16, torch.float16)
     below = -_height(hidden, weight) if centred else None
