@@ -15,7 +15,6 @@ TITLES = {
     "head_memory": "B1. Its memory",
     "head_kinds": "B2 and B3. Other targets and divergences",
     "recording": "B4. Recording a teacher",
-    "recording_2048": "B4. The same in rows of 2,048",
     "recording-memory": "B4. Its memory",
     "codec": "B5. Bytes and back",
     "attention": "B6. Attention inside documents",

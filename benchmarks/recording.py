@@ -36,8 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def materials(options: argparse.Namespace) -> tuple[PreTrainedModel, PackedSource]:
-    """The teacher and packed rows of text; small random ones of both where it must be quick."""
+def materials(options: argparse.Namespace) -> tuple[PreTrainedModel, dict[int, PackedSource]]:
+    """The teacher, and packed rows of text of each length; small random ones of both where it must be quick."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.quick:
         torch.manual_seed(0)
@@ -45,11 +45,15 @@ def materials(options: argparse.Namespace) -> tuple[PreTrainedModel, PackedSourc
         config = LlamaConfig(vocab_size=300, num_attention_heads=2, num_key_value_heads=2, **shape)
         ids = np.random.default_rng(0).integers(0, 299, 3000)
         stream = Stream(ids, np.ones_like(ids), np.arange(0, 3001, 500), 299)
-        return LlamaForCausalLM(config).eval().to(device), PackedSource(stream, options.length)
+        model = LlamaForCausalLM(config).eval().to(device)
+        return model, {length: PackedSource(stream, length) for length in options.lengths}
     model = load.load_model(TEACHER, dtype=place.dtype_of("auto", device)).to(device)
     tokenizer = load.load_tokenizer(TEACHER)
     separator = "<|endoftext|>"
-    rows = text(tokenizer, path=options.text, length=options.length, separator=separator)
+    rows = {
+        length: text(tokenizer, path=options.text, length=length, separator=separator)
+        for length in options.lengths
+    }
     return model, rows
 
 
@@ -96,8 +100,8 @@ def ours(
 def speed(
     model: PreTrainedModel, source: PackedSource, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Tokens a second, and shares of the trunk's speed."""
-    rows, micro = options.rows, options.micro
+    """Tokens a second, and shares of the trunk's speed: a row in one forward."""
+    rows, micro = options.tokens // source.length, 1
     size = dict.fromkeys(KINDS, 0)
 
     def recorded(kind: str) -> None:
@@ -154,9 +158,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a tiny random model, to see that it runs"
     )
-    parser.add_argument("--rows", type=int, default=4, help="of a recording")
-    parser.add_argument("--micro", type=int, default=2, help="rows of a forward")
-    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=2048, help="of a recording")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 1024], help="of its rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -171,14 +174,18 @@ def main() -> None:
     options = asked()
     torch.set_num_threads(options.threads)
     if options.quick:
-        options.rows, options.length, options.rounds, options.plain_rows = 4, 64, 1, 1
-    model, source = materials(options)
-    note = f"{options.rows} rows of {options.length} tokens, {options.micro} a forward"
-    name = "recording" if options.length <= 1024 else f"recording_{options.length}"
-    save(name, speed(model, source, options), note=note, quick=options.quick)
+        options.tokens, options.lengths, options.rounds, options.plain_rows = 256, [128, 64], 1, 1
+    model, sources = materials(options)
+    rows = []
+    for length, source in sources.items():
+        rows += [{"rows of": length} | row for row in speed(model, source, options)]
+    note = f"{options.tokens:,} tokens, a row in one forward"
+    save("recording", rows, note=note, quick=options.quick)
     if not options.no_memory:
-        name = "recording-memory"
-        save(name, memory(model, source, options), note=note, quick=options.quick)
+        length = min(options.lengths)
+        found = memory(model, sources[length], options)
+        note = f"rows of {length:,} tokens"
+        save("recording-memory", found, note=note, quick=options.quick)
 
 
 if __name__ == "__main__":
