@@ -47,8 +47,7 @@ def main() -> None:
         commands = commands | {"trl --help": ["-m", "trl.cli.main", "--help"]}
     rows = []
     for name, arguments in commands.items():
-        once = options.quick or name.startswith("trl")  # far slower
-        found = seconds(arguments, 1 if once else options.number)
+        found = seconds(arguments, 1 if options.quick else options.number)
         rows.append({"command": name, "wall seconds": found["wall"], "CPU seconds": found["cpu"]})
     sbs.save("startup", rows, note="median of fresh processes", quick=options.quick)
 
