@@ -113,7 +113,7 @@ def dense(case: Case, rounds: int) -> list[dict[str, Any]]:
 def memory(case: Case) -> list[dict[str, Any]]:
     """Peak beyond the weight's gradient.
 
-    What needs least comes first: after large blocks the C library keeps small ones, and the same call shows more.
+    What needs least comes first: what a process did before changes what the same call shows.
     """
     weight = case.weight.numel() * case.weight.element_size() / 1e6
     race, rows = runners(case, None), []

@@ -61,7 +61,7 @@ def in_little_memory(ground: Ground, rounds: int) -> list[dict[str, Any]]:
 
 def measured(ground: Ground, runners: dict[str, Callable[[], Any]], rounds: int) -> list[Any]:
     """A row a loop."""
-    # What no figure of ours is held against runs in one round.
+    # One round of these is enough to place them; a figure of theirs is that of one round.
     times = sbs.race(runners, rounds=rounds, once=ONCE)
     rows = []
     for label, runner in runners.items():
