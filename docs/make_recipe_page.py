@@ -21,6 +21,7 @@ PAGE = Path(__file__).with_name("recipe.md")
 _WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
 _WORDS |= {"NoneType": "null", "Any": "anything", "dict": "mapping"}
 _WORDS |= {"Part": "a part", "Term": "a term", "Budget": "a budget", "Ramp": "a ramp"}
+_WORDS |= {"Link": "taps", "Projector": "[a projector](#projector)"}
 _LIMITS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 TOP = """# The recipe, key by key
 
@@ -33,7 +34,8 @@ complete, and `key.path=value` after the file's name changes one key (numbers in
 
 A **part** is a name, `forward_kl`, or a name with its options, `{forward_kl: {temperature: 2.0}}`. A **term** is a part whose
 `weight` (default 1.0) and numbers may be a **ramp** `{from: 1.0, to: 0.2, shape: cosine}` over the stage. A part may also be
-a dotted name of your own, `my_package.my_objective`. A **budget** is a number of tokens or optimizer steps: `200k tokens`,
+a dotted name of your own, `my_package.my_objective`. A term between [taps](#linked) also says `at` which modules of student
+and teacher it compares. A **budget** is a number of tokens or optimizer steps: `200k tokens`,
 `1.5B tokens`, `300 steps`; a budget of tokens is met by the first step that reaches it, and a token that does not count
 (a separator's) is counted here, because it is computed.
 """
@@ -121,6 +123,8 @@ def page() -> str:
     lines += table(recipe.Export, "`export`")
     lines += table(recipe.Evaluate, "`evaluate`")
     lines += table(spelling.Ramp, "`weight` or a number among a term's options")
+    lines += table(spelling.Linked, "a term that compares taps, among its options")
+    lines += table(spelling.Projector, "`projector` of a term that compares taps")
     lines += ["## The parts and their options", ""]
     lines += [
         "What a part means in detail stands in its own file, `limbeck/<family>/<name>.py`. Of a teacher's options the run",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from limbeck import assembly, loading, recorded
+from limbeck import assembly, linking, recorded
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.folder import Folder
@@ -19,10 +20,13 @@ from limbeck.models import layout
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.progress import say
 from limbeck.recipe import Recipe, Stage
-from limbeck.training import checkpoint, loop, optim, parallel
+from limbeck.training import checkpoint, loop, optim, parallel, projectors
 from limbeck.training.meter import Log
 from limbeck.training.step import Step
-from limbeck.types import Source, Teacher
+from limbeck.types import Source, Teacher, Wanted
+
+LOOKED_AT = 8
+"""Rows of text that a projector may begin from."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,15 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     trained = trainable(student, stage)
     if recipe.compute.activation_checkpointing:
         _checkpoint_activations(student)
-    step = Step(student.to(world.device), vocab=arm.base.vocab, chunk=recipe.compute.chunk)
+    functions = linking.functions(recipe, stage)
+    maps = projectors.made(functions, next(student.parameters()).dtype, _looks(arm, stage, teacher))
+    step = Step(
+        student.to(world.device),
+        vocab=arm.base.vocab,
+        chunk=recipe.compute.chunk,
+        projectors=maps.to(world.device),
+    )
+    kept |= {f"{optim.PROJECTORS}{name}" for name, _ in maps.named_parameters()}
     if follows:
         before = arm.checkpoints(index - 1) / f"{last_step(arm, index - 1):06d}"
         checkpoint.load(before, step, None, world=world)
@@ -161,7 +173,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         adam=adam,
         source=source,
         stage=stage,
-        functions=[loading.checked(term, "objectives", "objective")[0] for term in stage.terms],
+        functions=functions,
         teacher=teacher,
         world=world,
         seed=recipe.seed,
@@ -175,6 +187,20 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         title=f"{arm.title}, {stage.name}",
         saved_at=-1 if begins_at is None else state["step"],
     )
+
+
+def _looks(arm: Arm, stage: Stage, teacher: Teacher | None) -> projectors.Look:
+    """What shows the teacher's features on the first rows that a stage reads, for projectors that begin from them."""
+
+    def look(taps: Sequence[str]) -> dict[str, Tensor]:
+        assert teacher is not None
+        source = assembly.stage_source(arm.base, stage)
+        read = stage.budget.steps(stage.rows_per_step * source.length) * stage.rows_per_step
+        batch = source.batch(range(min(LOOKED_AT, source.rows, read))).to(arm.world.device)
+        wanted = Wanted(distribution=False, features=tuple(taps))
+        return teacher.signal(batch, wanted).features
+
+    return look
 
 
 def _resumed(

@@ -56,9 +56,9 @@ def list_(
 @app.command()
 def show(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Prints what a recipe would do: parameters, memory, tokens, disk. Loads no weights."""
-    from limbeck import loading, showing
+    from limbeck import fitting, loading, showing
 
-    showing.show(loading.check(loading.load(recipe, overrides or ())))
+    showing.show(fitting.check(loading.load(recipe, overrides or ())))
 
 
 @app.command()
@@ -84,19 +84,19 @@ def record(
     world: Annotated[int, typer.Option(help="How many processes record together.", min=1)] = 1,
 ) -> None:
     """Records what the teacher says of a recipe's text into its cache."""
-    from limbeck import loading, run
+    from limbeck import fitting, loading, run
 
     _own_work()
-    run.record(loading.check(loading.load(recipe, overrides or ())), rank=rank, world=world)
+    run.record(fitting.check(loading.load(recipe, overrides or ())), rank=rank, world=world)
 
 
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Carries a recipe out: record, train, control, export, evaluate, report. Goes on where it stopped."""
-    from limbeck import loading, run
+    from limbeck import fitting, loading, run
 
     _own_work()
-    run.carry_out(loading.check(loading.load(recipe, overrides or ())))
+    run.carry_out(fitting.check(loading.load(recipe, overrides or ())))
 
 
 @app.command()

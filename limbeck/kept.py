@@ -1,4 +1,4 @@
-"""What can be kept of a teacher's distribution, token by token: TopK, Sampled, Drawn, HeadMean."""
+"""What can be kept of a model, token by token: TopK, Sampled, Drawn, HeadMean of its distribution, Heads inside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def moved_to(thing: T, device: torch.device | str) -> T:
         if isinstance(value, Tensor):
             changes[item.name] = value.to(device, non_blocking=True)
         elif isinstance(value, dict):
-            changes[item.name] = {key: tensor.to(device) for key, tensor in value.items()}
+            changes[item.name] = {key: each.to(device) for key, each in value.items()}
     return replace(thing, **changes)  # type: ignore[type-var]
 
 
@@ -116,5 +116,24 @@ class HeadMean:
         return HeadMean(self.rows[part], self.entropy[part])
 
     def to(self, device: torch.device | str) -> HeadMean:
+        """The same on another device."""
+        return moved_to(self, device)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What enters an attention: each token looks back inside its own document.
+
+    queries: (tokens, heads, width), keys, values: (tokens, kv heads, width), after rotary positions where there are
+    any. edges: int32 (documents + 1,), where documents begin among the tokens. scale: of a query's product with a key.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    edges: Tensor
+    scale: float
+
+    def to(self, device: torch.device | str) -> Heads:
         """The same on another device."""
         return moved_to(self, device)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -198,82 +197,6 @@ def _typed(value: Any, parameter: inspect.Parameter, where: str) -> Any:
     except ValidationError as reason:
         first = reason.errors()[0]
         raise RecipeError(f"{where}: {first['msg']}. Found {value!r}.") from reason
-
-
-def check(recipe: Recipe) -> Recipe:
-    """The same recipe, once every part and option is known to exist and to be of the right kind."""
-    for where, family, part in parts(recipe):
-        checked(part, family, where)
-    needs_teacher = {"cross_entropy"}
-    for index, stage in enumerate(recipe.stages):
-        wanted = sorted({term.name for term in stage.terms} - needs_teacher)
-        if wanted and recipe.teacher is None:
-            raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
-        _check_different(stage.terms, f"stages[{index}].objective")
-        for number, term in enumerate(stage.objective):
-            _check_temperature(term, f"stages[{index}].objective[{number}]")
-            _check_served(recipe, term, f"stages[{index}].objective[{number}]")
-    for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
-        model = recipe.teacher and recipe.teacher.options.get("model")
-        if measure.name == "agreement" and not model:
-            raise RecipeError(
-                f"evaluate.measures[{number}]: 'agreement' needs a teacher whose 'model' is named. "
-                "Set evaluate.measures to [bits_per_byte]."
-            )
-    return recipe
-
-
-def _check_different(terms: Sequence[Term], where: str) -> None:
-    """Refuses one objective under two names: the log would tell them apart, the loss would count it twice."""
-    seen: list[tuple[str, Callable[..., Any]]] = []
-    for term in terms:
-        function = names.find("objectives", term.name)
-        for name, earlier in seen:
-            if earlier is function:
-                raise RecipeError(
-                    f"{where}: '{name}' and '{term.name}' are one objective; give one weight instead."
-                )
-        seen.append((term.name, function))
-
-
-def _check_temperature(term: Term, where: str) -> None:
-    """Refuses a temperature that is not above 0 throughout: logits are divided by it."""
-    given = checked(term, "objectives", where)[1].get("temperature")
-    for value in (given.start, given.end) if isinstance(given, Ramp) else (given,):
-        if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
-            raise RecipeError(f"{where}: temperature {value} found; wanted a number above 0.")
-
-
-def _check_served(recipe: Recipe, term: Term, where: str) -> None:
-    """Refuses an objective that the kind of cache cannot serve: it says so in the type of its `teacher`."""
-    kept = _kept_by(recipe)
-    if kept is None or recipe.teacher is None:
-        return
-    function = names.find("objectives", term.name)
-    asked = inspect.signature(function, eval_str=True).parameters.get("teacher")
-    known = get_args(asked.annotation) if asked else ()
-    kind = recipe.teacher.options.get("kind", "sample")
-    cure = "Set teacher.cached.kind to 'topk+rest', which serves every divergence and temperature."
-    if asked is None or asked.annotation is inspect.Parameter.empty or type(None) in known:
-        return
-    if kept not in {getattr(one, "__name__", "") for one in known}:
-        raise RecipeError(
-            f"{where}: '{term.name}' cannot learn from teacher.cached.kind '{kind}', which keeps too little "
-            f"of the teacher for it. {cure}"
-        )
-    if term.options.get("temperature", 1) != 1:
-        raise RecipeError(
-            f"{where}: temperature {term.options['temperature']} found; teacher.cached.kind '{kind}' is recorded "
-            f"at temperature 1 and serves no other. {cure}"
-        )
-
-
-def _kept_by(recipe: Recipe) -> str | None:
-    """The type of what a cached teacher gives where that does not serve every objective; else None."""
-    if recipe.teacher is None or recipe.teacher.name != "cached":
-        return None
-    kinds = {"sample": "Sampled", "rs": "Sampled", "kl-vector": "HeadMean"}
-    return kinds.get(recipe.teacher.options.get("kind", "sample"))
 
 
 def control_of(recipe: Recipe) -> Recipe:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,15 @@ class Planned:
         """A micro-batch of them."""
         part = slice(start, start + size)
         return Planned(self.positions[part], self.addresses[part], self.counted[part])
+
+    def masked(self, counted: Tensor) -> Planned:
+        """The same rows with other tokens; counted: bool (rows, length)."""
+        return replace(self, counted=tuple(_bits(row) for row in counted))
+
+    def among(self, addresses: Container[str]) -> Planned:
+        """The rows of these addresses."""
+        found = zip(self.positions, self.addresses, self.counted, strict=True)
+        return _planned([each for each in found if each[1] in addresses])
 
     def mask(self, length: int) -> Tensor:
         """Which tokens count: bool (rows, length)."""

@@ -6,7 +6,18 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.spelling import Budget, Frozen, Part, Ramp, Scheduled, Term, value_at
+from limbeck.spelling import (
+    Budget,
+    Frozen,
+    Link,
+    Linked,
+    Part,
+    Projector,
+    Ramp,
+    Scheduled,
+    Term,
+    value_at,
+)
 
 __all__ = [
     "Budget",
@@ -15,8 +26,11 @@ __all__ = [
     "Evaluate",
     "Export",
     "Frozen",
+    "Link",
+    "Linked",
     "Optimizer",
     "Part",
+    "Projector",
     "Ramp",
     "Recipe",
     "Scheduled",

@@ -10,10 +10,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from limbeck import assembly, loading
+from limbeck import assembly, linking, loading
 from limbeck.assembly import Ground
 from limbeck.cache.format import ABOUT, CacheAbout, chosen, read_about
 from limbeck.errors import CacheMismatch, RecipeError
+from limbeck.featuring import about_tap
 from limbeck.models import layout, load
 from limbeck.recipe import Part, Recipe
 from limbeck.teachers.cached import Cached
@@ -47,6 +48,15 @@ def cache_about(base: Ground, length: int) -> CacheAbout:
         length=length,
         **chosen(given, found, vocab=base.vocab),
     )
+
+
+def feature_abouts(recipe: Recipe, main: CacheAbout) -> list[CacheAbout]:
+    """What the caches of the taps say of themselves that any stage of any student compares with."""
+    given = options(recipe)
+    kept = (given.get("feature_share", 1.0), given.get("feature_numbers", "bfloat16"))
+    width = given.get("feature_width")
+    found = linking.teacher_taps(recipe)
+    return [about_tap(main, tap, channels, (*kept, width)) for tap, channels in found.items()]
 
 
 def _check_own(base: Ground, given: Mapping[str, Any]) -> None:

@@ -11,22 +11,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from limbeck import files
+from limbeck import files, storing
 from limbeck.cache import head as beside
 from limbeck.cache.format import SHARDS, USES, CacheAbout, tokens_digest
-from limbeck.cache.kinds import estimate_row
 from limbeck.cache.read import CacheReader
-from limbeck.cache.write import create_or_check, shard_folder, write_shard
-from limbeck.errors import CacheMismatch, Damaged, Interrupted, LimbeckError, NonFinite
+from limbeck.cache.write import create_or_check
+from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, NonFinite
+from limbeck.featuring import FeatureKeeper, folder
 from limbeck.keeping import Keeper
 from limbeck.models.layout import Head
-from limbeck.planning import Planned, groups, missing
+from limbeck.planning import Planned, groups
 from limbeck.progress import progress
-from limbeck.selection.joined import Record, joined
-from limbeck.types import Batch, Source, Teacher, Wanted
+from limbeck.selection.joined import Record
+from limbeck.storing import Store, Task
+from limbeck.types import Batch, Source, Teacher
 
-# Bytes that a row needs besides its planes: its part of the manifest and of disk blocks.
-_BESIDES = 512
 # Tokens of one forward. More make a CPU no faster, and a device little.
 _TOKENS = {"cpu": 2048}
 _MANY = 16_384
@@ -48,8 +47,7 @@ class _Job:
     teacher: Teacher
     source: Source
     path: Path
-    about: CacheAbout
-    keeper: Keeper
+    length: int
     micro_rows: int
     stop: Callable[[], bool]
     device: torch.device
@@ -71,8 +69,8 @@ class _Job:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
-    def micro(self, rows: Planned) -> tuple[Record, list[str]]:
-        """What is kept of a micro-batch's tokens that count, and the digest of each row's tokens."""
+    def micro(self, task: Task, rows: Planned) -> tuple[list[Record], list[str]]:
+        """What each cache keeps of a micro-batch, and the digest of each row's tokens."""
         self.poll()
         found = self.source.batch(rows.positions)
         if found.addresses != rows.addresses:
@@ -80,35 +78,17 @@ class _Job:
                 f"{self.path}: position {rows.positions[0]} held row {rows.addresses[0]} when planned, "
                 f"now {found.addresses[0]}. The text changed while it was recorded; begin again."
             )
-        batch = replace(found, weights=rows.mask(self.about.length).to(found.weights.dtype))
+        batch = replace(found, weights=rows.mask(self.length).to(found.weights.dtype))
         with torch.no_grad():
             here = batch.to(self.device)
-            signal = self.teacher.signal(here, Wanted())
+            signal = self.teacher.signal(here, task.wanted)
         try:
-            return self.keeper.keep(signal, here), _digests(batch)
+            return [store.keep(signal, here, rows) for store in task.stores], _digests(batch)
         except NonFinite as reason:
             first, last = rows.positions[0], rows.positions[-1]
             raise NonFinite(f"{self.path}, rows at {first} to {last}: {reason}") from reason
 
-    def write(self, rows: Planned, records: Sequence[Record], tokens: Sequence[str]) -> int:
-        """Commits one shard and returns its bytes; 0 where another recorder was faster with the same shard."""
-        recorded = rows.mask(self.about.length)
-        try:
-            folder = write_shard(
-                self.path,
-                rows.addresses,
-                joined(records),
-                self.about,
-                tokens=tokens,
-                recorded=recorded,
-            )
-        except LimbeckError:
-            if _stands(shard_folder(self.path, rows.addresses, recorded), self.about):
-                return 0
-            raise
-        return sum(path.stat().st_size for path in folder.iterdir())
-
-    def shards(self, mine: Sequence[Planned], advance: Callable[[int], None]) -> int:
+    def shards(self, mine: Sequence[Task], advance: Callable[[int], None]) -> int:
         """Computes and commits shards, and returns their bytes: one is written while the next is computed.
 
         Only one waits, so that little memory is taken; whatever stops the recording, the one that is whole is
@@ -117,29 +97,21 @@ class _Job:
         written = 0
         waiting: Future[int] | None = None
         with ThreadPoolExecutor(1, "limbeck-shard") as writer:
-            for rows in mine:
-                records: list[Record] = []
+            for task in mine:
+                records: list[list[Record]] = []
                 tokens: list[str] = []
-                for start in range(0, len(rows), self.micro_rows):
-                    part = rows.part(start, self.micro_rows)
-                    record, digests = self.micro(part)
-                    records.append(record)
+                for start in range(0, len(task.rows), self.micro_rows):
+                    part = task.rows.part(start, self.micro_rows)
+                    each, digests = self.micro(task, part)
+                    records.append(each)
                     tokens += digests
                     advance(len(part))
                     if waiting is not None and waiting.done():
                         written += waiting.result()
                         waiting = None
                 written += 0 if waiting is None else waiting.result()
-                waiting = writer.submit(self.write, rows, records, tokens)
+                waiting = writer.submit(storing.write, task, records, tokens)
             return written + (0 if waiting is None else waiting.result())
-
-
-def _stands(folder: Path, about: CacheAbout) -> bool:
-    """Whether a whole shard of this cache stands there."""
-    try:
-        return files.verify(folder).about == {"cache": about.identity}
-    except Damaged:
-        return False
 
 
 def never() -> bool:
@@ -154,6 +126,7 @@ def record(
     path: Path,
     about: CacheAbout,
     *,
+    features: Sequence[CacheAbout] = (),
     head: Callable[[], Head] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -170,7 +143,8 @@ def record(
     a killed and repeated recording leaves the bytes of an undisturbed one. Rank r takes each group g with
     g % world == r. `chunk` tokens have their logits (chunk, vocab) at one time; micro_rows, the rows of one forward,
     is chosen by their length. Ranks of one process group keep pace, because a sharded teacher needs them all in each
-    forward. head: what gives the teacher's head for kind `hidden8`, the frozen student's for `kl-vector`.
+    forward. features: what is kept of taps, each in a cache of its own inside this one's folder; rows that are there
+    in some of them are asked for what the others lack. head: what gives the teacher's head for kind `hidden8`, the frozen student's for `kl-vector`.
     """
     if source.length != about.length:
         raise CacheMismatch(
@@ -182,23 +156,26 @@ def record(
     about, given = _with_head(path, about, head, first=rank == 0)
     keeper = Keeper(about, chunk=chunk, mean_of=given if about.kind == "kl-vector" else None)
     together = world > 1 and dist.is_available() and dist.is_initialized()
-    job = _Job(teacher, source, path, about, keeper, micro_rows, stop, where, together)
-    create_or_check(path, about)
-    for folder in (path, path / SHARDS):
-        files.sweep_abandoned(folder)
-    reader = CacheReader(path, about)
+    stores = [Store(path, keeper)]
+    stores += [Store(folder(path, tap.tap), FeatureKeeper(tap)) for tap in features]
+    job = _Job(teacher, source, path, about.length, micro_rows, stop, where, together)
+    for store in stores:
+        create_or_check(store.path, store.about)
+        for place in (store.path, store.path / SHARDS):
+            files.sweep_abandoned(place)
+    readers = [CacheReader(store.path, store.about) for store in stores]
     found = list(groups(source, positions, rows_per_shard, job.poll))
-    shards = [missing(group, reader) for group in found]
-    check_space(path, sum(map(len, shards)) * (estimate_row(about) + _BESIDES))
-    mine = [rows for rows in shards[rank::world] if len(rows)]
-    rounds = sum(-(-len(rows) // micro_rows) for rows in mine)
+    tasks = [storing.tasks(group, stores, readers) for group in found]
+    check_space(path, sum(storing.size(task) for group in tasks for task in group))
+    mine = [task for group in tasks[rank::world] for task in group]
+    rounds = sum(-(-len(task.rows) // micro_rows) for task in mine)
     # Nobody writes before everybody has read what is there: this also waits for all.
     others = job.most(rounds) - rounds
-    recorded = sum(map(len, mine))
+    recorded = sum(len(task.rows) for task in mine)
     with progress("record", recorded) as bar:
         written = job.shards(mine, bar.advance)
         for _ in range(others):
-            job.micro(found[0].part(0, 1))
+            job.micro(Task(found[0], tuple(stores)), found[0].part(0, 1))
     return RecordCounts(recorded, sum(map(len, found[rank::world])) - recorded, written)
 
 

@@ -7,13 +7,24 @@ import functools
 import gc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from limbeck import assembly, exporting, files, judging, loading, provenance, recorded, recording
-from limbeck.arm import Arm, finished, last_step, train, trained_student
+from limbeck import (
+    assembly,
+    cards,
+    exporting,
+    files,
+    fitting,
+    judging,
+    linking,
+    loading,
+    provenance,
+    recorded,
+    recording,
+)
+from limbeck.arm import Arm, finished, train, trained_student
 from limbeck.assembly import Ground
 from limbeck.errors import Interrupted, LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
@@ -58,12 +69,13 @@ def _judge(base: Ground, folder: Folder, stop: Stop) -> None:
     _export_all(base, folder, stop)
     if base.recipe.evaluate and not judging.done(folder, base.recipe.evaluate):
         judging.evaluate(base, folder, stop)
-    _recard(base, folder)
+    cards.renew(_plain(base, folder), folder)
 
 
 def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
     assembly.settle(recipe)
     base = assembly.ground(recipe)
+    linking.check(recipe)
     return base, parallel.start(base.device)
 
 
@@ -75,6 +87,11 @@ def arms(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> lis
         alone = assembly.with_recipe(base, loading.control_of(base.recipe))
         found.append(Arm(alone, folder.control, "control", world, lambda: None, stop))
     return found
+
+
+def _plain(base: Ground, folder: Folder) -> list[Arm]:
+    """The arms in one process on the CPU, to look at what they have become."""
+    return arms(base, parallel.World(0, 1, torch.device("cpu")), folder, Stop())
 
 
 def _identity(text: str) -> str:
@@ -142,6 +159,7 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
         raise LimbeckError(f"record: rank {rank} of {world}; ranks count from 0.")
     assembly.settle(recipe)
     base = assembly.ground(recipe)
+    linking.check(recipe)
     for stage in recipe.stages:
         assembly.stage_source(base, stage)
     counts = _record(base, Stop().install(), rank, world)
@@ -156,12 +174,14 @@ def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
         # Later epochs bring no new row.
         parts.append((source, min(steps * stage.rows_per_step, source.rows)))
     rows, teacher = Several(parts), recorded.live_teacher(base)
+    about = recorded.cache_about(base, rows.length)
     done = recording.record(
         teacher,
         rows,
         range(rows.rows),
         Path(recorded.options(base.recipe)["path"]),
-        recorded.cache_about(base, rows.length),
+        about,
+        features=recorded.feature_abouts(base.recipe, about),
         head=functools.partial(recorded.head, base, teacher),
         rank=rank,
         world=world,
@@ -189,46 +209,9 @@ def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
             dtype=base.recipe.export.dtype,
             max_difference=base.recipe.export.max_difference,
             probe=judging.probe(base),
-            card=exporting.card(_facts(arm, student, tokens)),
+            card=exporting.card(cards.facts(arm, student, tokens)),
         )
         say(f"{arm.title}: reloaded in a fresh process, logits differ by {difference:.2e} at most.")
-
-
-def _facts(arm: Arm, student: Any, tokens: int) -> dict[str, Any]:
-    """What the model card tells."""
-    teacher = assembly.teacher_model(arm.recipe)
-    terms = [f"{term.name}" for stage in arm.recipe.stages for term in stage.terms]
-    return {
-        "name": f"{arm.recipe.name}, {arm.title}",
-        "teacher": teacher.name if teacher else None,
-        "commit": provenance.commit()["commit"],
-        "fingerprint": load.fingerprint(teacher.name, teacher.revision) if teacher else "none",
-        "method": f"{arm.recipe.student.name} student, {' + '.join(dict.fromkeys(terms))}",
-        "parameters": sum(parameter.numel() for parameter in student.parameters()),
-        "tokens": tokens,
-        "command": "limbeck train recipe.yaml",
-        "recipe": loading.dump(arm.recipe),
-        "versions": provenance.versions(),
-        "measures": {},
-    }
-
-
-def _recard(base: Ground, folder: Folder) -> None:
-    """Writes the model cards anew, now with figures."""
-    figures = {
-        name: found for name, found in judging.read(folder).items() if name != judging.MODELS
-    }
-    plain = parallel.World(0, 1, torch.device("cpu"))
-    for arm in arms(base, plain, folder, Stop()):
-        model = load.build_on_meta(load.load_config(str(arm.folder.export)))
-        tokens = sum(
-            last_step(arm, index)
-            * stage.rows_per_step
-            * assembly.stage_source(arm.base, stage).length
-            for index, stage in enumerate(arm.recipe.stages)
-        )
-        facts = _facts(arm, model, tokens) | {"measures": figures}
-        exporting.recarded(arm.folder.export, exporting.card(facts))  # no work where it is the same
 
 
 def _write_provenance(base: Ground, folder: Folder) -> None:
@@ -257,14 +240,14 @@ def _opened(path: Path) -> tuple[Ground, Folder]:
     folder = Folder(path)
     if not folder.recipe.is_file():
         raise LimbeckError(f"{path} is no run: it has no recipe.yaml.")
-    return _begun(loading.check(loading.load(folder.recipe)))[0], folder
+    return _begun(fitting.check(loading.load(folder.recipe)))[0], folder
 
 
 def export_again(path: Path) -> None:
     """Writes the exports of a trained run that has none; an export that is there is verified."""
     base, folder = _opened(path)
     with owned(path):
-        for arm in arms(base, parallel.World(0, 1, torch.device("cpu")), folder, Stop()):
+        for arm in _plain(base, folder):
             if finished(arm) is None:
                 raise LimbeckError(
                     f"{arm.folder.path} is not trained to its end; run 'limbeck train'."
@@ -282,5 +265,5 @@ def evaluate_again(path: Path) -> None:
         )
     with owned(path):
         judging.evaluate(base, folder, Stop().install())
-        _recard(base, folder)
+        cards.renew(_plain(base, folder), folder)
         judging.tell(folder, render.write(folder.path))

@@ -11,13 +11,14 @@ from rich.syntax import Syntax
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from limbeck import arm, assembly, loading, recorded
+from limbeck import arm, assembly, linking, loading, recorded
 from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.models import load, place
 from limbeck.recipe import Recipe, Stage
+from limbeck.training.links import Tied
 
 GIGA = 1e9
 # Tensors of a block that are kept for the backward pass, in widths and MLP widths per token: inputs of the
@@ -144,6 +145,10 @@ def _add_stage(
     arms = 2 if recipe.control else 1
     table.add_section()
     table.add_row(f"stage {stage.name}", " + ".join(f"{term.name}" for term in stage.terms))
+    for tied in linking.functions(recipe, stage):
+        if isinstance(tied, Tied):
+            for line in linking.lines(tied):
+                table.add_row(f"  {tied.function.__name__}", line)
     table.add_row("  trained / frozen", f"{trained:,} / {_count(student) - trained:,} parameters")
     table.add_row(
         "  tokens", f"{steps * per_step:,} in {steps:,} steps of {per_step:,}, x {arms} arms"

@@ -1,4 +1,4 @@
-"""The small words of a recipe, each with its own spelling in YAML: part, term, ramp, budget."""
+"""The small words of a recipe, each with its own spelling in YAML: part, term and its links, ramp, budget."""
 
 from __future__ import annotations
 
@@ -87,12 +87,90 @@ class Part(Frozen):
         return {self.name: dict(self.options)} if self.options else self.name
 
 
+class Link(Frozen):
+    """A tap of the student and the tap of the teacher that it is compared with."""
+
+    student: str
+    teacher: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled(cls, data: Any) -> Any:
+        if not isinstance(data, str):
+            return data
+        place = "layers.*" if data == "all" else data
+        return {"student": place, "teacher": place}
+
+    @model_serializer
+    def _written(self) -> Any:
+        if self.student == self.teacher:
+            return self.student
+        return {"student": self.student, "teacher": self.teacher}
+
+
+class Projector(Frozen):
+    """A linear map from the student's width to the teacher's, trained with the student and not exported."""
+
+    bias: bool = Field(default=False, description="whether it adds a vector, too")
+    start: Literal["orthogonal", "random", "identity", "pca"] = Field(
+        default="orthogonal",
+        description="what it begins as; `pca`: the teacher's main directions on the first rows of the stage",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled(cls, data: Any) -> Any:
+        return {} if data == "linear" else data
+
+
+class Linked(Frozen):
+    """What an objective between taps is told besides its own options. Only where `at` is given."""
+
+    at: tuple[Link, ...] = Field(
+        min_length=1,
+        description="the taps: `all`, a name or pattern such as `layers.*.mlp` for both sides, {student: ..., teacher: ...}, or a list; their values are added",
+    )
+    projector: Projector | None = Field(
+        default=None, description="`linear`, or {bias: ..., start: ...}; for taps of other widths"
+    )
+    token_share: float = Field(
+        default=1.0, gt=0, le=1, description="share of each row's tokens, drawn anew at each step"
+    )
+    units: Literal["tokens", "rows"] = Field(
+        default="tokens",
+        description="what relations are among: tokens of a row, or the rows of a micro-batch, each the mean of its tokens",
+    )
+    max_units: int = Field(
+        default=64, gt=0, description="how many of them at most; angles cost their cube"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "at" in data and not isinstance(data["at"], list | tuple):
+            return data | {"at": [data["at"]]}
+        return data
+
+    @model_serializer
+    def _written(self) -> Any:
+        links = [link.model_dump() for link in self.at]
+        found: dict[str, Any] = {"at": links[0] if len(links) == 1 else links}
+        if self.projector is not None:
+            found["projector"] = self.projector.model_dump(exclude_defaults=True) or "linear"
+        for name in ("token_share", "units", "max_units"):
+            value = getattr(self, name)
+            if value != Linked.model_fields[name].default:
+                found[name] = value
+        return found
+
+
 class Term(Frozen):
     """One weighted objective. `weight` and any numeric option may be a ramp `{from, to, shape}`."""
 
     name: str
     weight: Scheduled = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
+    linked: Linked | None = None
     weighed: bool = Field(default=False, exclude=True)
 
     @model_validator(mode="before")
@@ -104,14 +182,25 @@ class Term(Frozen):
         options = dict(part.options)
         weighed = "weight" in options
         weight = options.pop("weight", 1.0)
+        linked = None
+        if "at" in options:
+            mine = [key for key in Linked.model_fields if key in options]
+            linked = Linked.model_validate({key: options.pop(key) for key in mine})
         for key, value in options.items():
             if isinstance(value, dict) and set(value) <= {"from", "to", "shape"}:
                 options[key] = Ramp.model_validate(value)
-        return {"name": part.name, "weight": weight, "options": options, "weighed": weighed}
+        return {
+            "name": part.name,
+            "weight": weight,
+            "options": options,
+            "linked": linked,
+            "weighed": weighed,
+        }
 
     @model_serializer
     def _written(self) -> Any:
         given = {"weight": self.weight, **self.options} if self.weighed else self.options
+        given = {**given, **(self.linked.model_dump() if self.linked else {})}
         plain = {
             key: value.model_dump(by_alias=True) if isinstance(value, Ramp) else value
             for key, value in given.items()

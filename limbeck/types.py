@@ -5,19 +5,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NewType, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.kept import Drawn, HeadMean, Sampled, TopK, moved_to
+from limbeck.kept import Drawn, HeadMean, Heads, Sampled, TopK, moved_to
 
 __all__ = [
     "Batch",
     "Distribution",
     "Drawn",
+    "Feature",
     "HeadLike",
     "HeadMean",
+    "Heads",
     "Materials",
     "Objective",
     "Rows",
@@ -26,8 +28,14 @@ __all__ = [
     "Source",
     "Teacher",
     "TopK",
+    "Units",
     "Wanted",
 ]
+
+Feature = NewType("Feature", Tensor)
+"""What a model has at a tap: (tokens, width). An objective that asks for one compares two taps, token by token."""
+Units = NewType("Units", Tensor)
+"""A few tokens of one row, or a few pooled rows, as a tap has them: (units, width). Compared among themselves."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,8 @@ class Rows:
     position_ids: Tensor
     document_ids: Tensor
 
-    def __getitem__(self, part: slice) -> Rows:
-        """The rows of a chunk of tokens."""
+    def __getitem__(self, part: slice | Tensor) -> Rows:
+        """The rows of a chunk of tokens, or of those at int64 (some,)."""
         return Rows(
             self.labels[part], self.weights[part], self.position_ids[part], self.document_ids[part]
         )
@@ -153,7 +161,8 @@ class Signal:
     """What one model says of the tokens of a batch that count. The same type for teacher and student.
 
     One of: logits (tokens, vocab); hidden (tokens, width) with the head that makes logits of it; topk; sampled;
-    mean. features: {tap: (tokens, width)}. tokens: those of batch.counted, in that order.
+    mean. tokens: those of batch.counted, in that order. features: {tap: (held, width)}, where held: int64 (held,)
+    says which of these tokens have them; None: all. heads: {tap: Heads} of every token of the batch.
     """
 
     logits: Tensor | None = None
@@ -163,6 +172,8 @@ class Signal:
     sampled: Sampled | None = None
     mean: HeadMean | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
+    held: Tensor | None = None
+    heads: dict[str, Heads] = field(default_factory=dict)
 
     def distribution(self, part: slice) -> Distribution | None:
         """What it says of a chunk of tokens: logits (tokens, vocab) made now, what is kept, or nothing."""
@@ -187,10 +198,11 @@ class Signal:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a teacher: its distribution, and the features at these taps."""
+    """What is asked of a teacher: its distribution, the features at these taps, and the attention at these."""
 
     distribution: bool = True
     features: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
 
 class Teacher(Protocol):
@@ -232,4 +244,7 @@ class Materials:
 
 
 Objective = Callable[..., Tensor]
-"""(student (tokens, vocab), teacher, rows, *, options) -> (tokens,), never reduced."""
+"""(student, teacher, rows, *, options) -> (tokens,), never reduced.
+
+What it compares is the type of its `student`: Tensor, logits (tokens, vocab); Feature, Units or Heads, two taps.
+"""

@@ -14,7 +14,7 @@ import torch
 import transformers.models.llama.modeling_llama
 import transformers.models.llama.tokenization_llama  # noqa: F401
 
-from limbeck import loading, run
+from limbeck import fitting, loading, run
 
 
 def carried_out(recipe: Path) -> None:
@@ -23,7 +23,7 @@ def carried_out(recipe: Path) -> None:
     try:
         os.setpgid(0, 0)
         os.dup2(2, 1)  # standard output is for answers
-        run.carry_out(loading.check(loading.load(recipe)))
+        run.carry_out(fitting.check(loading.load(recipe)))
         status = 0
     except Exception:
         traceback.print_exc()

@@ -12,7 +12,7 @@ import tiny
 import tiny_cache
 import yaml
 
-from limbeck import assembly, loading, names
+from limbeck import assembly, fitting, loading, names
 from limbeck.cache.read import CacheReader
 from limbeck.cli import app
 
@@ -66,7 +66,7 @@ def test_every_recipe_on_a_page_loads_and_its_parts_exist(page):
     for block in blocks(page, "yaml"):
         tree = yaml.safe_load(block)
         if isinstance(tree, dict) and "stages" in tree:
-            loading.check(loading.build(loading.parse_yaml(block, named(page)), named(page)))
+            fitting.check(loading.build(loading.parse_yaml(block, named(page)), named(page)))
 
 
 def test_a_recipe_on_a_page_can_be_planned_without_a_network():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import limbeck
-from limbeck import loading, names
+from limbeck import fitting, loading, names
 
 HERE = Path(__file__).parents[1]
 PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
@@ -21,9 +21,9 @@ FLOORS = (
     ("objectives", "selection"),
     ("data", "cache", "models"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "report", "recording", "keeping", "planning", "exporting", "folder", "provenance",
+    ("training", "evaluation", "report", "recording", "storing", "featuring", "keeping", "planning", "exporting", "folder", "provenance",
      "verifying", "fetching", "converting"),
-    ("loading", "assembly", "recorded", "arm", "judging", "showing", "run"),
+    ("loading", "fitting", "assembly", "linking", "recorded", "arm", "judging", "cards", "showing", "run"),
     ("cli", "__main__"),
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -108,7 +108,7 @@ def test_a_part_says_the_shapes_of_its_tensors(family, name):
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("recipes/*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_loads(path):
-    found = loading.check(loading.load(path))
+    found = fitting.check(loading.load(path))
     assert found.name == path.stem
 
 

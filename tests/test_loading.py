@@ -5,7 +5,7 @@ import tiny
 import torch
 import yaml
 
-from limbeck import loading
+from limbeck import fitting, loading
 from limbeck.errors import RecipeError
 
 PLAIN = """
@@ -32,7 +32,7 @@ def written(path, text):
 
 
 def test_a_sound_recipe_loads_and_its_parts_exist(path):
-    found = loading.check(loading.load(path))
+    found = fitting.check(loading.load(path))
     assert found.stages[0].objective[1].options == {"temperature": 2.0}
 
 
@@ -130,13 +130,13 @@ def test_a_missing_recipe_suggests_a_near_one(path):
 )  # fmt: skip
 def test_a_wrong_part_is_named_with_its_place(path, old, new, message):
     with pytest.raises(RecipeError, match=message):
-        loading.check(loading.load(written(path, PLAIN.replace(old, new))))
+        fitting.check(loading.load(written(path, PLAIN.replace(old, new))))
 
 
 def test_an_objective_that_compares_needs_a_teacher(path):
     text = PLAIN.replace("teacher: {live: {model: nowhere}}\n", "")
     with pytest.raises(RecipeError, match=r"stages\[0\]\.objective: forward_kl needs a teacher"):
-        loading.check(loading.load(written(path, text)))
+        fitting.check(loading.load(written(path, text)))
 
 
 @pytest.mark.parametrize("objective", ["forward_kl", "jensen_shannon", "test_loading.warm"])
@@ -159,22 +159,22 @@ def test_a_temperature_that_is_not_above_zero_is_refused_before_anything_is_load
     )
     wanted = rf"stages\[0\]\.objective\[1\]: temperature {found} found; wanted a number above 0"
     with pytest.raises(RecipeError, match=wanted):
-        loading.check(loading.load(written(path, text)))
+        fitting.check(loading.load(written(path, text)))
     falling = PLAIN.replace("temperature: 2.0", "temperature: {from: 2, to: 0.5}")
-    assert loading.check(loading.load(written(path, falling)))
+    assert fitting.check(loading.load(written(path, falling)))
 
 
 def test_one_objective_under_two_names_is_refused(path):
     twice = "cross_entropy, forward_kl, {limbeck.objectives.forward_kl.forward_kl: {weight: 0}}"
     text = PLAIN.replace("cross_entropy, {forward_kl: {temperature: 2.0}}", twice)
     with pytest.raises(RecipeError, match=r"stages\[0\]\.objective: 'forward_kl' and 'limbeck"):
-        loading.check(loading.load(written(path, text)))
+        fitting.check(loading.load(written(path, text)))
     dotted = "    alpha: 0.5\n    objective: [limbeck.objectives.cross_entropy.cross_entropy]\n"
     text = PLAIN.replace(
         "    objective: [cross_entropy, {forward_kl: {temperature: 2.0}}]\n", dotted
     )
     with pytest.raises(RecipeError, match=r"'cross_entropy' and 'limbeck.* are one objective"):
-        loading.check(loading.load(written(path, text)))
+        fitting.check(loading.load(written(path, text)))
 
 
 def test_a_measure_that_compares_with_a_teacher_needs_one_before_anything_is_trained(path):
@@ -183,9 +183,9 @@ def test_a_measure_that_compares_with_a_teacher_needs_one_before_anything_is_tra
     )
     judged = text + "evaluate: {source: {text: {path: b, length: 8}}}\n"
     with pytest.raises(RecipeError, match=r"evaluate\.measures\[1\]: 'agreement' needs a teacher"):
-        loading.check(loading.load(written(path, judged)))
+        fitting.check(loading.load(written(path, judged)))
     alone = judged.replace("length: 8}}}\n", "length: 8}}, measures: [bits_per_byte]}\n")
-    assert loading.check(loading.load(written(path, alone))).evaluate is not None
+    assert fitting.check(loading.load(written(path, alone))).evaluate is not None
 
 
 def test_a_control_does_not_begin_at_a_checkpoint_of_the_student(path):
@@ -197,7 +197,7 @@ def test_a_control_does_not_begin_at_a_checkpoint_of_the_student(path):
 def test_a_value_in_the_wrong_place_is_not_repeated(path):
     for key in ("api_key", "student.api_key", "teacher.live.api_key", "stages.0.source.token"):
         with pytest.raises(RecipeError) as caught:
-            loading.check(loading.load(path, [f"{key}=sk-not-to-be-shown"]))
+            fitting.check(loading.load(path, [f"{key}=sk-not-to-be-shown"]))
         assert "sk-not" not in str(caught.value)
         assert key.rpartition(".")[2] in str(caught.value)
 
@@ -241,7 +241,7 @@ def warm(student, teacher, rows, *, temperature: float = 1.0):
 
 def test_a_users_own_dotted_name_is_a_part(path):
     text = PLAIN.replace("forward_kl: {temperature: 2.0}", "test_loading.scaled: {factor: 3}")
-    found = loading.check(loading.load(written(path, text)))
+    found = fitting.check(loading.load(written(path, text)))
     function, options = loading.checked(found.stages[0].objective[1], "objectives", "here")
     value = function(torch.ones(2, 3), None, tiny.rows(2), **options)
     assert value.tolist() == [9.0, 9.0]
@@ -254,7 +254,7 @@ def test_an_objective_that_a_cache_cannot_serve_is_refused_before_anything_is_lo
     plain = {"name": "r", "teacher": cached, "student": {"pruned": {"layers": 2}}}
 
     def asked(objective):
-        return loading.check(loading.build(plain | {"stages": [stage | {"objective": objective}]}))
+        return fitting.check(loading.build(plain | {"stages": [stage | {"objective": objective}]}))
 
     asked(["forward_kl", "cross_entropy"])
     with pytest.raises(RecipeError, match=r"stages\[0\].objective\[1\]: 'reverse_kl' cannot learn"):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from limbeck import assembly, judging, loading, run
+from limbeck import assembly, fitting, judging, loading, run
 from limbeck.errors import Damaged, LimbeckError
 from limbeck.folder import owned
 from limbeck.training import meter
@@ -66,7 +66,7 @@ def test_everything_that_a_run_promises_is_there(finished):
 
 
 def test_the_recipe_that_a_run_keeps_is_the_same_run(finished):
-    kept = loading.check(loading.load(finished.recipe))
+    kept = fitting.check(loading.load(finished.recipe))
     assert loading.dump(kept) == finished.recipe.read_text()
     run.carry_out(kept)
 
@@ -205,7 +205,7 @@ def test_an_export_that_was_lost_is_made_again_with_the_same_bytes(finished):
     finished.control.export.rmdir()
     run.export_again(finished.path)
     assert exported.read_bytes() == before
-    run.carry_out(loading.check(loading.load(finished.recipe)))
+    run.carry_out(fitting.check(loading.load(finished.recipe)))
     assert "kl_to_teacher" in (finished.control.export / "README.md").read_text()
 
 

@@ -68,6 +68,7 @@ KINDS = {
     "topk+rest": {"k": 5, "values": "float32"},
     "hidden8": {"width": 70, "head": "c" * 64},
     "kl-vector": {"width": 70, "head": "c" * 64},
+    "feature": {"width": 70, "channels": 70, "tap": "layers.1", "numbers": "int8"},
 }
 
 
@@ -94,7 +95,8 @@ def record(about: CacheAbout, tokens: int, *, seed: int = 0) -> Record:
     if about.kind in made:
         return made[about.kind](about, tokens, seed)
     vectors = tiny.randn(tokens, about.width, seed=seed).float()
-    return vectors if about.kind == "hidden8" else HeadMean(vectors, _entropy(about, tokens, seed))
+    plain = about.kind in ("hidden8", "feature")
+    return vectors if plain else HeadMean(vectors, _entropy(about, tokens, seed))
 
 
 def _entropy(about: CacheAbout, tokens: int, seed: int) -> Tensor:

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from limbeck import assembly, loading, run
+from limbeck import assembly, fitting, loading, run
 from limbeck.arm import train
 from limbeck.folder import Folder, owned
 from limbeck.recipe import Recipe
@@ -106,7 +106,7 @@ def tree(place: Path, **changes: object) -> dict:
 
 def recipe(place: Path, **changes: object) -> Recipe:
     """The same, checked and ready to be carried out."""
-    return loading.check(loading.build(copy.deepcopy(tree(place, **changes))))
+    return fitting.check(loading.build(copy.deepcopy(tree(place, **changes))))
 
 
 def written(place: Path, **changes: object) -> Path:

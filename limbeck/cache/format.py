@@ -28,7 +28,12 @@ USES = {
     "topk+rest": ("k", "values"),
     "hidden8": ("width", "head"),
     "kl-vector": ("values", "width", "head"),
+    "feature": ("width", "tap", "share", "numbers", "channels"),
 }
+# What only a cache of features says of itself; the others do not write it.
+_OF_FEATURES = ("tap", "share", "numbers", "channels")
+FEATURES = "features"
+FEATURE_NUMBERS = ("bfloat16", "int8", "float32")
 _INFORMATIONAL = ("teacher_name", "libraries")
 # The types of the fields, by the word that stands beside them below; true is no number, and 7.0 is not 7.
 _TYPES = {
@@ -45,6 +50,9 @@ _CURES = {
     "length": "the source's length",
     "width": "teacher.cached.model or the student",
     "head": "teacher.cached.model or the student",
+    "share": "teacher.cached.feature_share",
+    "numbers": "teacher.cached.feature_numbers",
+    "channels": "teacher.cached.model",
 }
 
 
@@ -60,6 +68,8 @@ class CacheAbout:
     vocab: number of true ids. length: tokens a row. kind: what is kept of a token, see USES. threshold, draws:
     of `sample`. samples: draws a token of `rs`. k: ids kept. values: how numbers are kept, `code8` or a float.
     width: of hidden states or mean rows. head: the digest of the head beside them; "" where it is not known yet.
+    Of `feature`, which stands in features/<tap>/ of another cache: tap: the teacher's. share: of each row's tokens.
+    numbers: bfloat16, int8 in groups or float32. channels: those of the tap, of which width may be a projection.
     teacher_name and libraries are for people; every other field must be equal for a cache to be used.
     """
 
@@ -75,6 +85,10 @@ class CacheAbout:
     values: str = CODE8
     width: int = 0
     head: str = ""
+    tap: str = ""
+    share: float = 1.0
+    numbers: str = "bfloat16"
+    channels: int = 0
     teacher_name: str = ""
     version: int = VERSION
     libraries: dict[str, str] = field(default_factory=libraries)
@@ -106,7 +120,7 @@ class CacheAbout:
                 )
         elif not fits(value, self):
             raise CacheMismatch(
-                f"{name} {value} found; wanted {wanted(self)}. Correct teacher.cached.{name}."
+                f"{name} {value} found; wanted {wanted(self)}. Correct {_cure(name, own=True)}."
             )
 
     @property
@@ -132,9 +146,10 @@ def _check_type(name: str, value: Any, word: str) -> None:
         raise CacheMismatch(f"{name} {value!r} found; wanted {said}. Correct {_cure(name)}.")
 
 
-def _cure(name: str) -> str:
-    """What to correct in the recipe."""
-    return _CURES.get(name, f"teacher.cached.{name}")
+def _cure(name: str, *, own: bool = False) -> str:
+    """What to correct in the recipe; own: the setting itself, and not what it follows from."""
+    plain = f"teacher.cached.{name}"
+    return plain if own and name not in _OF_FEATURES else _CURES.get(name, plain)
 
 
 # What each setting must be, and how that is said.
@@ -153,11 +168,27 @@ _RULES: dict[str, tuple[Callable[[Any, CacheAbout], bool], Callable[[CacheAbout]
         lambda x, _: re.fullmatch("([0-9a-f]{64})?", x) is not None,
         lambda _: "the 64 hexadecimal digits of a head's digest",
     ),
+    "tap": (
+        lambda x, _: re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", x) is not None,
+        lambda _: "the name of a module",
+    ),
+    "share": (lambda x, _: 0 < x <= 1, lambda _: "above 0, 1 at most"),
+    "numbers": (lambda x, _: x in FEATURE_NUMBERS, lambda _: ", ".join(FEATURE_NUMBERS)),
+    "channels": (
+        lambda x, about: 1 <= about.width <= x,
+        lambda about: f"{about.width} or more: a projection has no more channels than its tap",
+    ),
 }
 
 
+def _said(about: CacheAbout) -> dict[str, Any]:
+    """What is written."""
+    feature = about.kind == "feature"
+    return {k: value for k, value in asdict(about).items() if feature or k not in _OF_FEATURES}
+
+
 def _compared(about: CacheAbout) -> dict[str, Any]:
-    return {key: value for key, value in asdict(about).items() if key not in _INFORMATIONAL}
+    return {key: value for key, value in _said(about).items() if key not in _INFORMATIONAL}
 
 
 def chosen(
@@ -167,7 +198,8 @@ def chosen(
 
     width and head, which no recipe names, are those of the cache that was found.
     """
-    given = {name: options[name] for name in ("kind", *_RULES) if name in options}
+    named = ("kind", *(name for name in _RULES if name not in _OF_FEATURES))
+    given = {name: options[name] for name in named if name in options}
     kind = given.setdefault("kind", CacheAbout.kind)
     _check_type("kind", kind, "str")
     used = USES.get(kind, ())
@@ -185,7 +217,7 @@ def check_same(path: Path, found: CacheAbout, wanted: CacheAbout) -> None:
     """Refuses a cache that was recorded from something else, naming both values of the first difference."""
     mine, theirs = _compared(found), _compared(wanted)
     for key, value in mine.items():
-        if (type(value), value) != (type(theirs[key]), theirs[key]):
+        if key in theirs and (type(value), value) != (type(theirs[key]), theirs[key]):
             raise CacheMismatch(
                 f"{path}: recorded with {key} {value}, this recipe has {key} {theirs[key]}. "
                 f"Record into another folder with 'limbeck record', or correct {_cure(key)}."
@@ -194,7 +226,7 @@ def check_same(path: Path, found: CacheAbout, wanted: CacheAbout) -> None:
 
 def write_about(path: Path, about: CacheAbout) -> None:
     """Writes cache.json with its own digest."""
-    files.write_bytes(path / ABOUT, files.sealed(asdict(about)))
+    files.write_bytes(path / ABOUT, files.sealed(_said(about)))
 
 
 def read_about(path: Path) -> CacheAbout:
@@ -215,7 +247,8 @@ def read_about(path: Path) -> CacheAbout:
         raise CacheMismatch(
             f"{place}: written in version {body.get('version')}, this program reads {VERSION}. {cure}."
         )
-    if set(body) != {item.name for item in fields(CacheAbout)}:
+    left_out = () if body.get("kind") == "feature" else _OF_FEATURES
+    if set(body) != {item.name for item in fields(CacheAbout) if item.name not in left_out}:
         raise Damaged(f"{place}: its keys are {', '.join(sorted(body))}.")
     try:
         return CacheAbout(**body)

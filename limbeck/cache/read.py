@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -80,6 +81,14 @@ class CacheReader:
         """Whether every token of a row that counts is recorded; counted: bool (length,)."""
         wanted = np.packbits(counted.cpu().numpy(), bitorder="little")
         return any(self._holds(place, wanted) for place in self._places.get(address, ()))
+
+    def recorded(self, address: str) -> Tensor:
+        """Which tokens of a row are recorded, where most of them are: bool (length,)."""
+        self.check_holds([address])
+        shard, row = self._places[address][0]
+        bits = self._shards[shard].recorded[row]
+        found = np.unpackbits(bits, bitorder="little", count=self.about.length)
+        return torch.from_numpy(found.view(bool).copy())
 
     def read(self, addresses: Sequence[str], counted: Tensor, draws: Sequence[int]) -> Said:
         """What was recorded of the tokens of these rows that count, in order, on the CPU.

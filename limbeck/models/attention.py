@@ -7,7 +7,9 @@ activation checkpointing runs a block again. Without them the function here is t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,11 @@ from transformers.masking_utils import sdpa_mask
 NAME = "limbeck_documents"
 # What changes the scores themselves: these go through transformers' own function, with a mask.
 _OTHERS = ("softcap", "position_bias", "s_aux", "cache")
+
+
+Watch = Callable[[Tensor, Tensor, Tensor, float | None], None]
+"""Is told query, key, value, each (batch, heads, time, width), and the scale of products; None is width^-0.5."""
+_WATCH = "limbeck_watch"
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,17 @@ def switch(model: PreTrainedModel) -> bool:
     return bool(model.config._attn_implementation == NAME)
 
 
+@contextlib.contextmanager
+def watched(module: nn.Module, watch: Watch) -> Iterator[None]:
+    """Tells `watch` what enters the attention of this module, while the block runs."""
+    watchers = vars(module).setdefault(_WATCH, [])
+    watchers.append(watch)
+    try:
+        yield
+    finally:
+        watchers.remove(watch)
+
+
 def as_mask(found: Tensor) -> Tensor:
     """Edges (documents + 1,) in the form that travels as attention_mask: (1, 1, 1, documents + 1)."""
     return found.view(1, 1, 1, -1)
@@ -65,6 +83,8 @@ def documents_attention(
     query, key, value: (batch, heads, time, width), fewer heads in the last two where they are grouped. Returns
     (batch, time, heads, width).
     """
+    for watch in vars(module).get(_WATCH, ()):
+        watch(query, key, value, options.get("scaling"))
     if attention_mask is None or attention_mask.dtype != torch.int32:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     found = attention_mask.flatten()

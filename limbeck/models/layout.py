@@ -6,6 +6,7 @@ The head is more than a matrix: Gemma 2 soft-caps its logits, Cohere and Granite
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,18 +147,28 @@ def final_norm(model: nn.Module) -> nn.Module:
 
 
 def hidden(model: nn.Module, batch: Batch) -> Tensor:
-    """The last hidden states (tokens, width), each document seeing only itself.
+    """The last hidden states (tokens, width), each document seeing only itself."""
+    found, flat = forward(model, batch)
+    return flat(found)
 
-    Packed rows bring their documents' edges (models/attention.py), or, where a model does not run sdpa, neither mask
-    nor cache: with either, transformers 5.23 lets packed documents see one another. Families that are not in PACKING
-    get each document as a row of its own, so that a tap sees those rows.
+
+def forward(model: nn.Module, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The trunk's output as it ran, and what makes (tokens, ...) of any (rows, time, ...) inside it.
+
+    Each document sees only itself. Packed rows bring their documents' edges (models/attention.py), or, where a model
+    does not run sdpa, neither mask nor cache: with either, transformers 5.23 lets packed documents see one another.
+    Families that are not in PACKING get each document as a row of its own, padded on the right.
     """
     inner, found = trunk(model), batch.edges
     packed = found.shape[0] - 1 > batch.document_ids.shape[0]
     if packed and leaks(model):
-        return _hidden_apart(inner, batch)
+        return _apart(inner, batch)
     mask = attention.as_mask(found) if packed and attention.switch(plain_model(model)) else None
-    return _forward(inner, batch.input_ids, batch.position_ids, mask).flatten(0, 1)
+    return _forward(inner, batch.input_ids, batch.position_ids, mask), _flat
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.flatten(0, 1)
 
 
 def leaks(model: nn.Module) -> bool:
@@ -181,8 +192,8 @@ def _forward(
     return found
 
 
-def _hidden_apart(inner: nn.Module, batch: Batch) -> Tensor:
-    """Hidden states (tokens, width) of documents run one a row, padded on the right, where no token looks.
+def _apart(inner: nn.Module, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Hidden states (documents, longest, width) of documents run one a row, padded where no token looks; see forward.
 
     One forward, not one a document: under sharding every rank must gather the parameters equally often.
     """
@@ -199,7 +210,7 @@ def _hidden_apart(inner: nn.Module, batch: Batch) -> Tensor:
     positions = positions.clamp(
         max=batch.position_ids.max()
     )  # padding must not ask for unknown ones
-    return _forward(inner, input_ids, positions)[row, column]
+    return _forward(inner, input_ids, positions), lambda tensor: tensor[row, column]
 
 
 def _finishing(config: Any) -> tuple[float, float | None]:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from limbeck.cache.format import chosen, read_about, tokens_digest
+from limbeck.cache.format import (
+    ABOUT,
+    FEATURES,
+    CacheAbout,
+    check_same,
+    chosen,
+    read_about,
+    tokens_digest,
+)
 from limbeck.cache.head import head_digest, read_head
 from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, RecipeError
@@ -17,12 +25,17 @@ from limbeck.models.layout import Head
 from limbeck.models.load import fingerprint
 from limbeck.types import Batch, HeadLike, HeadMean, Sampled, Signal, TopK, Wanted
 
+Kept = tuple[float, str, int | None]
+
 
 class Cached:
     """Serves a cache. The order of rows, the batch size and the number of epochs do not matter to it."""
 
-    def __init__(self, reader: CacheReader) -> None:
+    def __init__(self, reader: CacheReader, kept: Kept = (1.0, "bfloat16", None)) -> None:
+        """kept: what features must have been recorded with: share, numbers, and width or None for all channels."""
         self.reader = reader
+        self._kept = kept
+        self._taps: dict[str, CacheReader] = {}
         self._head: Head | None = None
         if reader.about.kind == "hidden8":
             head = read_head(reader.path, reader.about.head)
@@ -33,28 +46,77 @@ class Cached:
 
         Rows of a later epoch take another draw, where several were kept.
         """
-        if wanted.features:
+        if wanted.heads:
             raise RecipeError(
-                f"teacher.cached: features at {', '.join(wanted.features)} are wanted, a cache holds "
-                "what the teacher says of tokens only. Use teacher.live for objectives that read features."
+                f"teacher.cached: attention at {', '.join(wanted.heads)} is wanted, which no cache keeps. "
+                "Use teacher.live."
             )
-        if not wanted.distribution:
+        if not (wanted.distribution or wanted.features):
             return Signal()
         self._check(batch)
+        inside = self._inside(batch, wanted.features)
+        if not wanted.distribution:
+            return inside
         epochs = batch.epochs or (0,) * len(batch.addresses)
         draws = [epoch % self.reader.about.draws for epoch in epochs]
         said = self.reader.read(batch.addresses, batch.weights.cpu() != 0, draws)
         device = batch.input_ids.device
         match said:
             case TopK():
-                return Signal(topk=said.to(device))
+                return replace(inside, topk=said.to(device))
             case Sampled():
-                return Signal(sampled=said.to(device))
+                return replace(inside, sampled=said.to(device))
             case HeadMean():
-                return Signal(mean=said.to(device))
+                return replace(inside, mean=said.to(device))
             case Tensor():
                 head = self._head_on(device)
-                return Signal(hidden=said.to(device, head.weight.dtype), head=head)
+                return replace(inside, hidden=said.to(device, head.weight.dtype), head=head)
+
+    def _inside(self, batch: Batch, taps: tuple[str, ...]) -> Signal:
+        """What was kept at these taps of tokens that count; where all of them are held, nobody is told which."""
+        if not taps:
+            return Signal()
+        readers = {tap: self._at(tap) for tap in taps}
+        counted = batch.weights.cpu() != 0
+        held = counted.clone()
+        for reader in readers.values():
+            reader.check_holds(batch.addresses)
+            held &= torch.stack([reader.recorded(address) for address in batch.addresses])
+        for row, address in enumerate(batch.addresses):
+            if bool(counted[row].any()) and not bool(held[row].any()):
+                raise CacheMismatch(
+                    f"{self.reader.path}: row {address} counts {int(counted[row].sum())} tokens, and features of none of "
+                    "them were recorded: what counts changed since. Run 'limbeck record' with this recipe."
+                )
+        device, none = batch.input_ids.device, [0] * len(batch.addresses)
+        features = {
+            tap: cast(Tensor, reader.read(batch.addresses, held, none)).to(device)
+            for tap, reader in readers.items()
+        }
+        places = held[counted].nonzero().squeeze(-1)
+        every = places.numel() == int(counted.sum())
+        return Signal(features=features, held=None if every else places.to(device))
+
+    def _at(self, tap: str) -> CacheReader:
+        """The cache of a tap, opened once."""
+        if tap not in self._taps:
+            path = self.reader.path / FEATURES / tap
+            if not (path / ABOUT).is_file():
+                raise CacheMismatch(
+                    f"{self.reader.path}: nothing was recorded at {tap}. Run 'limbeck record' with this recipe; it adds "
+                    "what is missing."
+                )
+            found = CacheReader(path)
+            check_same(path, found.about, self._wanted(found.about))
+            self._taps[tap] = found
+        return self._taps[tap]
+
+    def _wanted(self, found: CacheAbout) -> CacheAbout:
+        """What the cache of a tap must say, for this recipe's teacher."""
+        mine, (share, numbers, width) = self.reader.about, self._kept
+        same = {name: getattr(mine, name) for name in ("teacher", "tokenizer", "vocab", "length")}
+        width = found.channels if width is None else width
+        return replace(found, **same, share=share, numbers=numbers, width=width)
 
     def check_head(self, head: HeadLike) -> None:
         """Refuses a student's head that is not the one whose mean rows were recorded; other kinds serve any head."""
@@ -105,6 +167,9 @@ def cached(
     samples: int = 50,
     k: int = 64,
     values: Literal["code8", "float16", "float32", "float64"] = "code8",
+    feature_share: float = 1.0,
+    feature_numbers: Literal["bfloat16", "int8", "float32"] = "bfloat16",
+    feature_width: int | None = None,
     vocab: int | None = None,
     tokenizer: str | None = None,
 ) -> Cached:
@@ -114,7 +179,9 @@ def cached(
     others, one an epoch; 48 to 57 bytes on WikiText-2. `rs`: ids that `samples` draws hit. `topk+rest`: the `k` likeliest and the mass of
     the others, for reverse KL, temperatures and other divergences. `hidden8`: hidden states in int8. `kl-vector`: for
     forward KL into a student whose head is frozen. values: how numbers of `topk+rest` and `kl-vector` are kept:
-    one byte each, or exactly.
+    one byte each, or exactly. feature_share, feature_numbers, feature_width: of taps that objectives compare with:
+    for which share of each row's tokens they are kept, as what, and in how many channels after a fixed random
+    projection (None: all of them, as they are).
 
     vocab and tokenizer (a fingerprint) are the run's own; where they are given they are checked too.
     """
@@ -135,4 +202,4 @@ def cached(
         vocab=ids,
         **chosen(settings, found, vocab=ids),
     )
-    return Cached(CacheReader(path, wanted))
+    return Cached(CacheReader(path, wanted), (feature_share, feature_numbers, feature_width))

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
-from limbeck.models import layout, load, place
+from limbeck.models import layout, load, place, taps
 from limbeck.types import Batch, Signal, Wanted
 
 
@@ -35,23 +35,24 @@ class Live:
 
     @torch.no_grad()
     def signal(self, batch: Batch, wanted: Wanted) -> Signal:
-        """Hidden states (counted, width) and the head that makes logits (counted, vocab) of them."""
-        if wanted.features:
-            raise ModelError(
-                f"teacher.live {self.name}: features at {', '.join(wanted.features)} are wanted; "
-                "it gives its distribution only."
-            )
-        if not wanted.distribution:
+        """Hidden states (counted, width) with the head that makes logits of them, and what the taps show."""
+        if not (wanted.distribution or wanted.features or wanted.heads):
             return Signal()
         asked = batch.input_ids.device
         here = batch.to(self.model.device)
-        hidden = layout.hidden(self.model, here)
+        hidden, features, heads = taps.signal(self.model, here, wanted)
         if hidden.shape[0] != batch.input_ids.numel():
             raise ModelError(
                 f"teacher.live {self.name}: {hidden.shape[0]:,} hidden states for "
                 f"{batch.input_ids.numel():,} tokens."
             )
-        return Signal(hidden=here.pick(hidden).to(asked, non_blocking=True), head=self._head(asked))
+        inside = Signal(
+            features={tap: here.pick(vectors) for tap, vectors in features.items()}, heads=heads
+        ).to(asked)
+        if not wanted.distribution:
+            return inside
+        said = here.pick(hidden).to(asked, non_blocking=True)
+        return replace(inside, hidden=said, head=self._head(asked))
 
     def _head(self, device: torch.device) -> layout.Head:
         """The head on the student's device: the model's own, or a copy that is made once."""

@@ -22,6 +22,7 @@ class Ahead:
     source: Source
     teacher: Teacher | None
     device: torch.device
+    wanted: Wanted = Wanted()  # noqa: RUF009
     early: bool | None = None
     _read: dict[tuple[int, ...], Batch] = field(default_factory=dict, init=False)
     _next: tuple[tuple[int, ...], Batch, Signal | None] | None = field(default=None, init=False)
@@ -55,7 +56,7 @@ class Ahead:
             return tuple(positions), batch.to(self.device), None
         if self.device.type != "cuda":
             here = batch.to(self.device)
-            return tuple(positions), here, self.teacher.signal(here, Wanted())
+            return tuple(positions), here, self.teacher.signal(here, self.wanted)
         if self._stream is None:
             self._stream = cast(Any, torch.cuda.Stream)(self.device)
         # Memory that the student has freed may still be read by it: the other stream begins after that.
@@ -63,4 +64,4 @@ class Ahead:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             here = batch.to(self.device)
-            return tuple(positions), here, self.teacher.signal(here, Wanted())
+            return tuple(positions), here, self.teacher.signal(here, self.wanted)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from limbeck import files
 from limbeck.errors import Damaged, LimbeckError
+from limbeck.training.optim import PROJECTORS
 from limbeck.training.parallel import World, barrier, local, piece, told
 
 STATE = "state.json"
@@ -83,13 +84,18 @@ def save(
         path = partial / f"rank-{world.rank:04d}.safetensors"
         save_file(tensors, path)
         if world.first:
-            updates = int(_updates(adam)) if adam else 0
-            files.write_json(partial / STATE, {**state, "ranks": world.size, "updates": updates})
+            counts = _updates(module, adam, kept) if adam else {}
+            updates = max(counts.values(), default=0)
+            others = {name: count for name, count in counts.items() if count != updates}
+            counted = {"ranks": world.size, "updates": updates, "others": others}
+            files.write_json(partial / STATE, {**state, **counted})
 
 
-def _updates(adam: torch.optim.Optimizer) -> float:
-    counts = {float(state["step"]) for state in adam.state.values() if "step" in state}
-    return max(counts, default=0.0)
+def _updates(module: nn.Module, adam: torch.optim.Optimizer, kept: Iterable[str]) -> dict[str, int]:
+    """How often each trained parameter was updated: one that no term has reached yet, never."""
+    parameters = dict(module.named_parameters())
+    trained = [name for name in sorted(kept) if parameters[name].requires_grad]
+    return {n: int(adam.state.get(parameters[n], {}).get("step", 0)) for n in trained}
 
 
 def _whole(readers: list[Any], key: str) -> Tensor:
@@ -119,21 +125,25 @@ def load(
         readers = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
         keys = set(readers[0].keys())
         names = sorted(key for key in keys if ":" not in key)
+        if (
+            adam is None
+        ):  # projectors stay behind when the student goes on to another stage, or leaves
+            names = [n for n in names if n in parameters or not n.startswith(PROJECTORS)]
         unknown = sorted(set(names) - set(parameters))
         if unknown:
             raise LimbeckError(f"{folder}: holds '{unknown[0]}', which this student does not have.")
         lacking = [n for n in _trained(parameters, adam) if n not in names]
         if lacking:
             raise LimbeckError(f"{folder}: lacks '{lacking[0]}', which this stage trains.")
-        bare = [
-            n for n in _trained(parameters, adam) if at["updates"] and f"exp_avg:{n}" not in keys
-        ]
+        counts = at.get("others", {})  # earlier checkpoints had updated all alike
+        updated = {n: counts.get(n, at["updates"]) for n in _trained(parameters, adam)}
+        bare = [n for n, count in updated.items() if count and f"exp_avg:{n}" not in keys]
         if bare:
             raise LimbeckError(f"{folder}: lacks the optimizer's state of '{bare[0]}'.")
         for name in names:
             _fill(parameters[name], _whole(readers, name), world, f"{folder}: {name}")
-            if adam is not None and f"exp_avg:{name}" in keys:
-                adam.state[parameters[name]] = {"step": torch.tensor(float(at["updates"]))} | {
+            if adam is not None and updated.get(name) and f"exp_avg:{name}" in keys:
+                adam.state[parameters[name]] = {"step": torch.tensor(float(updated[name]))} | {
                     moment: _like(parameters[name], _whole(readers, f"{moment}:{name}"), world)
                     for moment in MOMENTS
                 }

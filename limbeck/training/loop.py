@@ -15,11 +15,11 @@ from limbeck.data.loader import positions_for
 from limbeck.errors import Interrupted, LimbeckError, NonFinite
 from limbeck.progress import progress
 from limbeck.recipe import Stage
-from limbeck.training import optim, parallel
+from limbeck.training import links, optim, parallel
 from limbeck.training.ahead import Ahead
 from limbeck.training.meter import Log, forget_peak, peak_gigabytes
-from limbeck.training.step import terms_at
-from limbeck.types import Objective, Source, Teacher
+from limbeck.training.step import Asked, terms_at
+from limbeck.types import Source, Teacher
 
 Save = Callable[[int, int], None]
 """Makes the work of (step, tokens) safe."""
@@ -33,7 +33,7 @@ class Loop:
     adam: torch.optim.Optimizer
     source: Source
     stage: Stage
-    functions: Sequence[Objective]
+    functions: Sequence[Asked]
     teacher: Teacher | None
     world: parallel.World
     seed: int
@@ -49,12 +49,18 @@ class Loop:
     ahead: Ahead = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ahead = Ahead(self.source, self.teacher, self.world.device)
+        self.ahead = Ahead(
+            self.source, self.teacher, self.world.device, links.wanted([self.functions])
+        )
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the stage."""
         return self.stage.budget.steps(self.stage.rows_per_step * self.source.length)
+
+    def share(self, step: int) -> float:
+        """How much of the stage is done at a step: 0 at its first, 1 at its last."""
+        return step / max(1, self.steps - 1)
 
 
 def check_split(stage: Stage, world: parallel.World) -> None:
@@ -95,15 +101,15 @@ def gradients(loops: Sequence[Loop], step: int) -> tuple[list[Tensor], Tensor]:
         torch.zeros((), dtype=precise),
     )
     weight = parallel.total(weight.to(device))
-    terms, coefficients = terms_at(loop.functions, loop.stage.terms, step / max(1, loop.steps - 1))
-    sums = [torch.zeros(len(terms), dtype=precise, device=device) for _ in loops]
+    told = [terms_at(one.functions, one.stage.terms, one.share(step), step) for one in loops]
+    sums = [torch.zeros(len(terms), dtype=precise, device=device) for terms, _ in told]
     # FSDP averages gradients over ranks; the loss is a sum over them, hence the world's size.
     # Where nothing counts it is the zero gradients over 1: any tiny number would make 0 times infinity of them.
     scale = loop.world.size / torch.where(weight > 0, weight, 1.0)
     for number, part in enumerate(places, start=1):
         last = number == len(places)
         batch, signal = loop.ahead.take(part, following if last else places[number])
-        for one, total in zip(loops, sums, strict=True):
+        for one, total, (terms, coefficients) in zip(loops, sums, told, strict=True):
             parallel.hold(one.step_module, one.world, last=last)
             _seeded(one, step, number)
             value, parts = one.step_module(batch, signal, terms, coefficients)
@@ -151,9 +157,8 @@ def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
         loop.adam.step()
     loop.step += 1
     loop.tokens += loop.stage.rows_per_step * loop.source.length
-    _, weights = terms_at(
-        loop.functions, loop.stage.terms, (loop.step - 1) / max(1, loop.steps - 1)
-    )
+    step = loop.step - 1
+    _, weights = terms_at(loop.functions, loop.stage.terms, loop.share(step), step)
     named = {f"{term.name}": mean for term, mean in zip(loop.stage.terms, means, strict=True)}
     return {
         "step": loop.step,
@@ -178,6 +183,7 @@ def run(loops: Sequence[Loop]) -> None:
     catches up first.
     """
     first = loops[0]
+    first.ahead.wanted = links.wanted([one.functions for one in loops])
     for one in loops:
         one.step_module.train()
         one.ahead = first.ahead

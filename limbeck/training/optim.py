@@ -34,19 +34,21 @@ def ratio(step: int, steps: int, optimizer: Optimizer) -> float:
     return floor + (1 - floor) * falling
 
 
+PROJECTORS = "projectors."
+"""What the names of a Step's projectors begin with."""
+
+
 def groups(named: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, object]]:
-    """Parameter groups: matrices decay; norms, biases and scalars do not."""
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
+    """Parameter groups: matrices decay; norms, biases and scalars do not. Projectors stand in groups of their own."""
+    found: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and not name.endswith("bias")
-            (decayed if is_matrix else plain).append(parameter)
-    found: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+            found.setdefault((name.startswith(PROJECTORS), not is_matrix), []).append(parameter)
+    return [
+        {"params": found[key], "weight_decay": 0.0 if key[1] else weight_decay}
+        for key in sorted(found)
     ]
-    return [group for group in found if group["params"]]
 
 
 def adamw(module: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:

@@ -5,21 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from limbeck.models import layout
+from limbeck.models import layout, taps
 from limbeck.objectives._buffers import Room
 from limbeck.objectives._chunks import chunked
 from limbeck.recipe import Term, value_at
+from limbeck.training import links
+from limbeck.training.links import Inside, Tied
 from limbeck.types import Batch, Objective, Signal
+
+Asked = Objective | Tied
+"""What a Step is asked for: an objective over what models say of tokens, or one between taps."""
 
 
 class Step(nn.Module):
-    """The student's pass over a batch, the head and every objective: a sum per term, never a mean."""
+    """The student's pass over a batch, the head and every objective: a sum per term, never a mean.
 
-    def __init__(self, student: nn.Module, *, vocab: int, chunk: int | None = None) -> None:
+    projectors: of terms between taps, by name; they are trained with the student and stay here when it leaves.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        vocab: int,
+        chunk: int | None = None,
+        projectors: nn.ModuleDict | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
+        self.projectors = nn.ModuleDict() if projectors is None else projectors
         self.vocab = vocab
         self.chunk = chunk
         self._room = Room()
@@ -28,33 +45,59 @@ class Step(nn.Module):
         self,
         batch: Batch,
         teacher: Signal | None,
-        terms: Sequence[Objective],
+        terms: Sequence[Asked],
         coefficients: Sequence[float],
     ) -> tuple[Tensor, Tensor]:
         """(total, sums): sums (terms,) over the batch's weighted tokens, total their weighted sum.
 
         The caller divides, once, by the weight of the whole step over all micro-batches and ranks.
         """
-        hidden = batch.pick(layout.hidden(self.student, batch))  # (counted, width)
-        head = layout.head(self.student, vocab=self.vocab)
-        return chunked(
-            hidden,
-            head,
-            teacher,
-            batch.rows,
-            terms,
-            coefficients,
-            chunk=self.chunk,
-            room=self._room,
-        )
+        hidden, inside = self._inside(batch, terms)
+        said = {n: term for n, term in enumerate(terms) if not isinstance(term, Tied)}
+        sums = hidden.new_zeros(len(terms), dtype=_precise(hidden))
+        total = sums.new_zeros(())
+        if said:
+            total, sums[list(said)] = chunked(
+                hidden,
+                layout.head(self.student, vocab=self.vocab),
+                teacher,
+                batch.rows,
+                list(said.values()),
+                [coefficients[number] for number in said],
+                chunk=self.chunk,
+                room=self._room,
+            )
+        for number, (term, coefficient) in enumerate(zip(terms, coefficients, strict=True)):
+            if isinstance(term, Tied):
+                assert teacher is not None  # a recipe without one has no such term
+                with torch.set_grad_enabled(torch.is_grad_enabled() and coefficient != 0):
+                    value = links.total(term, batch, inside, teacher)
+                sums[number] = value.detach()
+                total = total + coefficient * value if coefficient != 0 else total
+        # Where no term learns yet, backward still finds its way.
+        return total if total.requires_grad else total + hidden.sum() * 0.0, sums
+
+    def _inside(self, batch: Batch, terms: Sequence[Asked]) -> tuple[Tensor, Inside]:
+        """Last hidden states (counted, width), and what the terms want to see before them."""
+        wanted = links.taps(terms, "student")
+        hidden, features, heads = taps.signal(self.student, batch, wanted)
+        picked = {tap: batch.pick(vectors) for tap, vectors in features.items()}
+        return batch.pick(hidden), Inside(picked, heads, self.projectors)
+
+
+def _precise(hidden: Tensor) -> torch.dtype:
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
 
 
 def terms_at(
-    functions: Sequence[Objective], terms: Sequence[Term], share: float
-) -> tuple[list[Objective], list[float]]:
-    """The objectives with their options, and their weights, at this share of the stage."""
-    bound: list[Objective] = [
-        partial(function, **{key: value_at(value, share) for key, value in term.options.items()})
-        for function, term in zip(functions, terms, strict=True)
-    ]
+    functions: Sequence[Asked], terms: Sequence[Term], share: float, step: int = 0
+) -> tuple[list[Asked], list[float]]:
+    """The objectives with their options, and their weights, at this share and step of the stage."""
+    bound: list[Asked] = []
+    for function, term in zip(functions, terms, strict=True):
+        options = {key: value_at(value, share) for key, value in term.options.items()}
+        if isinstance(function, Tied):
+            bound.append(function.bound(options, step))
+        else:
+            bound.append(partial(function, **options))
     return bound, [float(value_at(term.weight, share)) for term in terms]

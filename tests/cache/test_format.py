@@ -1,6 +1,6 @@
 """A cache says what it was recorded from, and notices when that is not what is wanted."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
 import pytest
 import tiny_cache
@@ -80,7 +80,9 @@ WRONG_TYPES = {
 
 @pytest.mark.parametrize("name", WRONG_TYPES)
 def test_a_description_of_other_types_is_refused_by_name(tmp_path, name):
-    body = asdict(tiny_cache.about(kind="sample")) | {name: WRONG_TYPES[name]}
+    form.write_about(tmp_path, tiny_cache.about(kind="sample"))
+    body = files.read_json(tmp_path / form.ABOUT) | {name: WRONG_TYPES[name]}
+    del body["sha256"]
     (tmp_path / form.ABOUT).write_bytes(files.sealed(body))
     with pytest.raises(Damaged, match=r"cache\.json: .* found; wanted") as caught:
         form.read_about(tmp_path)
@@ -132,6 +134,10 @@ DIFFERENT = {
     "values": ("topk+rest", "float64"),
     "width": ("hidden8", 64),
     "head": ("hidden8", "d" * 64),
+    "tap": ("feature", "layers.2"),
+    "share": ("feature", 0.5),
+    "numbers": ("feature", "bfloat16"),
+    "channels": ("feature", 80),
     "version": ("topk+rest", 9),
 }
 
@@ -178,6 +184,26 @@ def test_names_and_versions_for_people_are_not_compared(tmp_path):
 def test_impossible_settings_are_refused_by_the_recipes_key(kind, name, value):
     with pytest.raises(LimbeckError, match=rf"{name} {value} found.*teacher\.cached\.{name}"):
         tiny_cache.about(**{"kind": kind, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cure"),
+    [
+        ("share", 0.0, "feature_share"),
+        ("share", 1.5, "feature_share"),
+        ("numbers", "int4", "feature_numbers"),
+        ("channels", 69, "model"),
+        ("tap", "../layers", "tap"),
+    ],
+)
+def test_impossible_settings_of_features_are_refused(name, value, cure):
+    with pytest.raises(LimbeckError, match=rf"{name} {value} found.*teacher\.cached\.{cure}"):
+        tiny_cache.about(**{"kind": "feature", name: value})
+
+
+def test_other_kinds_say_nothing_of_features(tmp_path):
+    form.write_about(tmp_path, tiny_cache.about())
+    assert not {"tap", "share", "numbers", "channels"} & set(files.read_json(tmp_path / form.ABOUT))
 
 
 @pytest.mark.parametrize("wrong", [{"length": 0}, {"vocab": 0}, {"kind": "hidden4"}], ids=str)

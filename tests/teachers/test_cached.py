@@ -132,9 +132,11 @@ def test_rows_of_another_length_are_refused_with_both(place):
         Cached(CacheReader(place)).signal(batch, Wanted())
 
 
-def test_features_are_refused_by_name(place):
-    with pytest.raises(RecipeError, match=r"layers\.0.*teacher\.live"):
+def test_what_was_not_recorded_inside_is_refused_by_name(place):
+    with pytest.raises(CacheMismatch, match=r"layers\.0.*limbeck record"):
         Cached(CacheReader(place)).signal(TEXT.batch([0]), Wanted(features=("layers.0",)))
+    with pytest.raises(RecipeError, match=r"layers\.0.*teacher\.live"):
+        Cached(CacheReader(place)).signal(TEXT.batch([0]), Wanted(heads=("layers.0",)))
 
 
 def test_the_recipe_part_opens_what_was_recorded(place):

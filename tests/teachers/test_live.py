@@ -60,9 +60,12 @@ def test_a_teacher_is_frozen_and_gives_no_gradient():
     assert not said.distribution(EVERYTHING).requires_grad
 
 
-def test_features_are_refused_by_name():
-    with pytest.raises(ModelError, match=r"layers\.0"):
-        Live(tiny.llama()).signal(tiny.batch(), Wanted(features=("layers.0",)))
+def test_features_alone_come_without_hidden_states():
+    batch = tiny.batch(2, 12, documents=(7, 5))
+    said = Live(tiny.llama()).signal(batch, Wanted(distribution=False, features=("layers.0",)))
+    assert said.distribution(EVERYTHING) is None
+    assert said.features["layers.0"].shape == (batch.counted.numel(), 16)
+    assert not said.features["layers.0"].requires_grad
 
 
 def test_a_teacher_of_which_nothing_is_wanted_computes_nothing():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.cache.codec import Plane
 from limbeck.cache.format import CacheAbout
-from limbeck.cache.kinds import hidden8, kl_vector, rs, sample, topk_rest
+from limbeck.cache.kinds import feature, hidden8, kl_vector, rs, sample, topk_rest
 from limbeck.cache.planes import Piece
 from limbeck.types import Drawn, HeadMean, Sampled, TopK
 
@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "topk+rest": topk_rest,
     "hidden8": hidden8,
     "kl-vector": kl_vector,
+    "feature": feature,
 }
 
 

@@ -1,0 +1,127 @@
+"""Whether the parts of a recipe go together: every clash is told before a model is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from limbeck import loading, names
+from limbeck.errors import RecipeError
+from limbeck.recipe import Ramp, Recipe, Term
+from limbeck.training.links import kind_of
+
+
+def check(recipe: Recipe) -> Recipe:
+    """The same recipe, once every part and option is known to exist and to be of the right kind."""
+    for where, family, part in loading.parts(recipe):
+        loading.checked(part, family, where)
+    needs_teacher = {"cross_entropy"}
+    for index, stage in enumerate(recipe.stages):
+        wanted = sorted({term.name for term in stage.terms} - needs_teacher)
+        if wanted and recipe.teacher is None:
+            raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
+        _check_different(stage.terms, f"stages[{index}].objective")
+        for number, term in enumerate(stage.objective):
+            where = f"stages[{index}].objective[{number}]"
+            _check_temperature(term, where)
+            if _between_taps(recipe, term, where):
+                continue
+            _check_served(recipe, term, where)
+    for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
+        model = recipe.teacher and recipe.teacher.options.get("model")
+        if measure.name == "agreement" and not model:
+            raise RecipeError(
+                f"evaluate.measures[{number}]: 'agreement' needs a teacher whose 'model' is named. "
+                "Set evaluate.measures to [bits_per_byte]."
+            )
+    return recipe
+
+
+def _check_different(terms: Sequence[Term], where: str) -> None:
+    """Refuses one objective under two names: the log would tell them apart, the loss would count it twice."""
+    seen: list[tuple[str, Callable[..., Any]]] = []
+    for term in terms:
+        function = names.find("objectives", term.name)
+        for name, earlier in seen:
+            if earlier is function:
+                raise RecipeError(
+                    f"{where}: '{name}' and '{term.name}' are one objective; give one weight instead."
+                )
+        seen.append((term.name, function))
+
+
+def _check_temperature(term: Term, where: str) -> None:
+    """Refuses a temperature that is not above 0 throughout: logits are divided by it."""
+    given = loading.checked(term, "objectives", where)[1].get("temperature")
+    for value in (given.start, given.end) if isinstance(given, Ramp) else (given,):
+        if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+            raise RecipeError(f"{where}: temperature {value} found; wanted a number above 0.")
+
+
+def _between_taps(recipe: Recipe, term: Term, where: str) -> bool:
+    """Whether an objective compares taps; refuses what it cannot be told, and `at` where it compares none."""
+    function = names.find("objectives", term.name)
+    first = next(iter(inspect.signature(function, eval_str=True).parameters.values()))
+    kind, linked = kind_of(first.annotation), term.linked
+    if kind is None:
+        if linked is not None:
+            raise RecipeError(
+                f"{where}: '{term.name}' compares what models say of the next token; it has no 'at'. Take it out."
+            )
+        return False
+    if linked is None:
+        raise RecipeError(
+            f"{where}: '{term.name}' compares taps and needs 'at': a module on both sides such as layers.3, a pattern "
+            "such as layers.*.mlp, 'all' blocks by depth, or {student: ..., teacher: ...}."
+        )
+    free = {
+        "features": {"projector", "token_share"},
+        "units": {"projector", "token_share", "units", "max_units"},
+    }
+    for name in sorted(linked.model_fields_set - {"at"} - free.get(kind, set())):
+        if getattr(linked, name) != type(linked).model_fields[name].default:
+            raise RecipeError(f"{where}: '{term.name}' has no '{name}'. Take it out.")
+    if recipe.compute.compile:
+        raise RecipeError(
+            f"{where}: '{term.name}' looks inside blocks, which compute.compile seals. Set compute.compile to false."
+        )
+    if kind == "heads" and recipe.teacher is not None and recipe.teacher.name == "cached":
+        raise RecipeError(
+            f"{where}: '{term.name}' needs queries and keys, which no cache keeps: they are larger than the model's "
+            "stream at every layer. Set the teacher to 'live'."
+        )
+    return True
+
+
+def _check_served(recipe: Recipe, term: Term, where: str) -> None:
+    """Refuses an objective that the kind of cache cannot serve: it says so in the type of its `teacher`."""
+    kept = _kept_by(recipe)
+    if kept is None or recipe.teacher is None:
+        return
+    function = names.find("objectives", term.name)
+    asked = inspect.signature(function, eval_str=True).parameters.get("teacher")
+    known = get_args(asked.annotation) if asked else ()
+    kind = recipe.teacher.options.get("kind", "sample")
+    cure = "Set teacher.cached.kind to 'topk+rest', which serves every divergence and temperature."
+    if asked is None or asked.annotation is inspect.Parameter.empty or type(None) in known:
+        return
+    if kept not in {getattr(one, "__name__", "") for one in known}:
+        raise RecipeError(
+            f"{where}: '{term.name}' cannot learn from teacher.cached.kind '{kind}', which keeps too little "
+            f"of the teacher for it. {cure}"
+        )
+    if term.options.get("temperature", 1) != 1:
+        raise RecipeError(
+            f"{where}: temperature {term.options['temperature']} found; teacher.cached.kind '{kind}' is recorded "
+            f"at temperature 1 and serves no other. {cure}"
+        )
+
+
+def _kept_by(recipe: Recipe) -> str | None:
+    """The type of what a cached teacher gives where that does not serve every objective; else None."""
+    if recipe.teacher is None or recipe.teacher.name != "cached":
+        return None
+    kinds = {"sample": "Sampled", "rs": "Sampled", "kl-vector": "HeadMean"}
+    return kinds.get(recipe.teacher.options.get("kind", "sample"))

@@ -1,0 +1,180 @@
+"""Finds the taps of a recipe's terms in both models, of shapes only: a wrong name is told before weights are read."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+from limbeck import assembly, loading
+from limbeck.errors import ModelError, RecipeError
+from limbeck.models import load, taps
+from limbeck.recipe import Link, Recipe, Stage, Term
+from limbeck.training.links import Joint, Kind, Tied, kind_of
+from limbeck.training.step import Asked
+from limbeck.types import Objective
+
+Models = tuple[Callable[[], PreTrainedModel], Callable[[], PreTrainedModel]]
+"""What gives the student and the teacher on the meta device; neither is made where no term asks."""
+
+
+def functions(recipe: Recipe, stage: Stage) -> list[Asked]:
+    """The objectives of a stage, in the order of its terms; those between taps with their joints."""
+    models = _models(recipe)
+    return [_asked(recipe, stage, term, models) for term in stage.terms]
+
+
+def check(recipe: Recipe) -> None:
+    """Refuses a recipe whose taps are not in its models, whoever of its students learns."""
+    for one in recipe.each:
+        for stage in one.stages:
+            functions(one, stage)
+
+
+def teacher_taps(recipe: Recipe) -> dict[str, int]:
+    """The teacher's taps whose features any stage of any student compares with, each with its channels."""
+    found: dict[str, None] = {}
+    for one in recipe.each:
+        for stage in one.stages:
+            for term in functions(one, stage):
+                if isinstance(term, Tied) and term.kind != "heads":
+                    found |= dict.fromkeys(joint.teacher for joint in term.joints)
+    return taps.widths(_models(recipe)[1](), list(found)) if found else {}
+
+
+def lines(term: Tied) -> list[str]:
+    """What a term compares, for people."""
+    told = [_line(joint) for joint in term.joints]
+    linked = term.linked
+    if term.kind == "units":
+        among = "tokens of each row" if linked.units == "tokens" else "rows of a micro-batch"
+        told.append(f"among {linked.max_units} {among} at most")
+    if term.kind == "heads":
+        told.append(
+            "time x time products a head and tap on both sides, computed twice; no eager attention"
+        )
+    if linked.token_share < 1:
+        told.append(f"on {linked.token_share:.0%} of each row's tokens, drawn anew at each step")
+    return told
+
+
+def _line(joint: Joint) -> str:
+    if joint.widths is None:
+        return f"{joint.student} = {joint.teacher}"
+    mine, theirs = joint.widths
+    through = f" through a projector of {mine * theirs:,}" if joint.projector else ""
+    return f"{joint.student} ({mine}) = {joint.teacher} ({theirs}){through}"
+
+
+def _models(recipe: Recipe) -> Models:
+    def teacher() -> PreTrainedModel:
+        model = assembly.teacher_model(recipe)
+        if model is None:
+            raise RecipeError(
+                "teacher: an objective compares taps, and no model is named in which they could be found. "
+                "Give the teacher's 'model'."
+            )
+        return load.build_on_meta(load.load_config(model.name, revision=model.revision))
+
+    return functools.cache(lambda: assembly.student_on_meta(recipe)), functools.cache(teacher)
+
+
+def _asked(recipe: Recipe, stage: Stage, term: Term, models: Models) -> Asked:
+    function, _ = loading.checked(term, "objectives", "objective")
+    if term.linked is None:
+        return function
+    where = f"stage {stage.name}, {term.name}"
+    kind = _kind(function)
+    assert kind is not None  # loading.check refuses others
+    try:
+        pairs = [pair for link in term.linked.at for pair in _pairs(link, models)]
+        _check_once(pairs)
+        joints = [Joint(*pair) for pair in pairs]
+        if kind != "heads":
+            joints = _measured(term, joints, models, narrowed(recipe))
+    except (ModelError, RecipeError) as reason:
+        raise RecipeError(f"{where}: {reason}") from reason
+    if kind == "features":
+        _check_widths(where, joints)
+    return Tied(function, kind, tuple(joints), term.linked, recipe.seed)
+
+
+def _kind(function: Objective) -> Kind | None:
+    first = next(iter(inspect.signature(function, eval_str=True).parameters.values()))
+    return kind_of(first.annotation)
+
+
+def narrowed(recipe: Recipe) -> int | None:
+    """The width that a cached teacher's features are projected to, or None for that of their taps."""
+    if recipe.teacher is None or recipe.teacher.name != "cached":
+        return None
+    options = loading.checked(recipe.teacher, "teachers", "teacher")[1]
+    width: int | None = options.get("feature_width")
+    return width
+
+
+def _pairs(link: Link, models: Models) -> list[tuple[str, str]]:
+    """The taps that a link stands for: one pair, or for a pattern one a block of the student."""
+    student, teacher = (model() for model in models)
+    if ("*" in link.student) != ("*" in link.teacher):
+        raise RecipeError(
+            f"'{link.student}' beside '{link.teacher}'; wanted a pattern on both sides, or on none."
+        )
+    if "*" not in link.student:
+        taps.module(student, link.student)
+        taps.module(teacher, link.teacher)
+        return [(link.student, link.teacher)]
+    taps.matching(teacher, link.teacher)
+    mine, theirs = taps.depth(student), taps.depth(teacher)
+    found = []
+    for tap in taps.matching(student, link.student):
+        number = taps.block(tap)
+        assert number is not None
+        other = link.teacher.replace("*", str(opposite(number, mine, theirs)))
+        taps.module(teacher, other)
+        found.append((tap, other))
+    return found
+
+
+def opposite(block: int, mine: int, theirs: int) -> int:
+    """The block of `theirs` that ends at the same share of the depth as this one of `mine`; the last has the last."""
+    return max(0, ((block + 1) * theirs * 2 + mine) // (2 * mine) - 1)
+
+
+def _check_once(pairs: list[tuple[str, str]]) -> None:
+    for pair in pairs:
+        if pairs.count(pair) > 1:
+            raise RecipeError(f"{pair[0]} and {pair[1]} are compared twice; name them once.")
+
+
+def _measured(term: Term, joints: list[Joint], models: Models, width: int | None) -> list[Joint]:
+    """The joints with the widths of their taps, and with a projector where the term asks for one."""
+    assert term.linked is not None
+    mine = taps.widths(models[0](), [joint.student for joint in joints])
+    theirs = taps.widths(models[1](), [joint.teacher for joint in joints])
+    return [
+        Joint(
+            joint.student,
+            joint.teacher,
+            (mine[joint.student], width or theirs[joint.teacher]),
+            named(term.name, joint) if term.linked.projector else "",
+        )
+        for joint in joints
+    ]
+
+
+def named(term: str, joint: Joint) -> str:
+    """A projector's name in a Step: the same in every stage that compares the same taps, so that it goes on."""
+    return "|".join((term, joint.student, joint.teacher)).replace(".", "-")
+
+
+def _check_widths(where: str, joints: list[Joint]) -> None:
+    for joint in joints:
+        assert joint.widths is not None
+        if joint.widths[0] != joint.widths[1] and not joint.projector:
+            raise RecipeError(
+                f"{where}: the student's {joint.student} has {joint.widths[0]} channels, the teacher's {joint.teacher} "
+                f"{joint.widths[1]}; wanted as many. Give the term 'projector: linear'."
+            )

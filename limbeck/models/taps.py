@@ -1,0 +1,175 @@
+"""Reads what a model has inside: the output of a module by its name, or what enters an attention.
+
+A tap is the name of a module in the trunk, such as `layers.3`, `layers.3.mlp` or `norm`, never an index into
+`hidden_states`, whose last entry is after the final norm. `layers.3` is block 3 in every family, whatever its list of
+blocks is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import ModelError
+from limbeck.models import attention, layout
+from limbeck.types import Batch, Heads, Wanted
+
+BLOCKS = "layers"
+_PLACED = re.compile(rf"{BLOCKS}\.(\d+)(\..*)?")
+
+
+@dataclass
+class _Seen:
+    """What one forward has shown so far, as the modules gave it."""
+
+    features: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, tuple[Tensor, Tensor, Tensor, float | None]] = field(default_factory=dict)
+
+
+def module(model: nn.Module, tap: str) -> nn.Module:
+    """The module that a tap names. Raises ModelError with the nearest names where there is none."""
+    found = _modules(model)
+    if tap not in found:
+        near = difflib.get_close_matches(tap, found, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ModelError(
+            f"{type(layout.plain_model(model)).__name__} has no module '{tap}' in its trunk.{hint} "
+            f"Its blocks are {BLOCKS}.0 to {BLOCKS}.{depth(model) - 1}."
+        )
+    return found[tap]
+
+
+def depth(model: nn.Module) -> int:
+    """How many blocks there are."""
+    return len(layout.layers(model))
+
+
+def matching(model: nn.Module, pattern: str) -> list[str]:
+    """The taps that a pattern with one `*` in the place of a block's number stands for, in the order of blocks."""
+    head, star, tail = pattern.partition("*")
+    if not star or "*" in tail or head != f"{BLOCKS}.":
+        raise ModelError(
+            f"tap '{pattern}' found; wanted a name such as {BLOCKS}.3.mlp, or {BLOCKS}.*.mlp for that of every block."
+        )
+    found = [f"{head}{number}{tail}" for number in range(depth(model))]
+    known = _modules(model)
+    there = [tap for tap in found if tap in known]
+    if not there:
+        module(model, found[-1])  # says what there is
+    return there
+
+
+def block(tap: str) -> int | None:
+    """The number of the block that a tap is in, or None for one outside of the blocks."""
+    found = _PLACED.fullmatch(tap)
+    return int(found[1]) if found else None
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module of the trunk by its tap."""
+    inner, blocks = layout.trunk(model), layout.layers(model)
+    named = dict(inner.named_modules())
+    own = next(name for name, one in named.items() if one is blocks)
+    renamed = {
+        BLOCKS + name.removeprefix(own) if name == own or name.startswith(f"{own}.") else name: one
+        for name, one in named.items()
+    }
+    return {name: one for name, one in renamed.items() if name not in ("", BLOCKS)}
+
+
+def signal(
+    model: nn.Module, batch: Batch, wanted: Wanted
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Heads]]:
+    """One forward: last hidden states (tokens, width), features {tap: (tokens, width)} and heads {tap: Heads}.
+
+    Of every token of the batch, also those that do not count. Where activation checkpointing runs a block again,
+    nobody listens any more.
+    """
+    if wanted.heads and not attention.switch(layout.plain_model(model)):
+        raise ModelError(
+            f"{type(layout.plain_model(model)).__name__}: its attention at {wanted.heads[0]} is wanted, and it does not "
+            "run sdpa, through which queries and keys are seen. Load it with attn_implementation 'sdpa'."
+        )
+    with listening(model, wanted.features, wanted.heads) as seen:
+        out, flat = layout.forward(model, batch)
+    features = {tap: _vectors(tap, seen.features, flat) for tap in wanted.features}
+    heads = {tap: _heads(tap, seen, flat, batch) for tap in wanted.heads}
+    return flat(out), features, heads
+
+
+@contextlib.contextmanager
+def listening(model: nn.Module, features: Sequence[str], heads: Sequence[str]) -> Iterator[_Seen]:
+    """Gathers what the taps show while the block runs."""
+    seen = _Seen()
+    with contextlib.ExitStack() as stack:
+        for tap in features:
+            hook = module(model, tap).register_forward_hook(_keeps(seen, tap))
+            stack.callback(hook.remove)
+        for tap in heads:
+            for inner in module(model, tap).modules():
+                stack.enter_context(attention.watched(inner, _holds(seen, tap)))
+        yield seen
+
+
+def _keeps(seen: _Seen, tap: str) -> Callable[..., None]:
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        seen.features[tap] = output[0] if isinstance(output, tuple) else output
+
+    return keep
+
+
+def _holds(seen: _Seen, tap: str) -> attention.Watch:
+    def hold(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> None:
+        if tap in seen.heads:
+            raise ModelError(
+                f"tap '{tap}' holds several attentions; name one of them, such as '{tap}.0.self_attn'."
+            )
+        seen.heads[tap] = query, key, value, scale
+
+    return hold
+
+
+def _vectors(tap: str, seen: dict[str, Any], flat: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a module gave, one vector a token: (tokens, width)."""
+    found = seen.get(tap)
+    if not isinstance(found, Tensor) or found.ndim != 3:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ModelError(
+            f"tap '{tap}' gives {shape}; wanted (batch, time, width), one vector a token. Choose another module."
+        )
+    return flat(found)
+
+
+def _heads(tap: str, seen: _Seen, flat: Callable[[Tensor], Tensor], batch: Batch) -> Heads:
+    if tap not in seen.heads:
+        raise ModelError(
+            f"tap '{tap}': no attention was seen there. Name a block, such as {BLOCKS}.3, or its attention."
+        )
+    query, key, value, scale = seen.heads[tap]
+    query, key, value = (flat(each.transpose(1, 2)) for each in (query, key, value))
+    return Heads(
+        query, key, value, batch.edges, query.shape[-1] ** -0.5 if scale is None else scale
+    )
+
+
+@torch.no_grad()
+def widths(model: nn.Module, features: Sequence[str]) -> dict[str, int]:
+    """Channels at each tap, found by a forward of two tokens, also of a model that has shapes and no weights."""
+    first = next(layout.trunk(model).parameters())
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=first.device)
+    was = model.training
+    # A mask of its own: to make one, transformers looks at numbers, and a model of shapes has none.
+    mask = torch.ones(1, 1, 2, 2, dtype=torch.bool, device=first.device)
+    with listening(model.eval(), features, ()) as seen:
+        layout.trunk(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+    model.train(was)
+    return {
+        tap: _vectors(tap, seen.features, lambda x: x.flatten(0, 1)).shape[-1] for tap in features
+    }
