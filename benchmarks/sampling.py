@@ -3,6 +3,9 @@
 Teacher: a model over whole rows. Student: the same model that sees 16 tokens only, so that it is worse by a known
 thing. The error is that of the gradient of the head's weight, summed over all tokens, relative to the gradient under
 the whole distributions. What a mean over draws does not take away is bias.
+
+Near and far: the student's last hidden states are moved towards the teacher's. What was kept of the likeliest errs by
+how the student spreads the rest, which comes right as it learns; the noise of draws stays while the gradient fades.
 """
 
 from __future__ import annotations
@@ -154,6 +157,39 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+# How much of the way from the teacher to the student that sees 16 tokens is left.
+WAY = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
+COMPARED = ("top 16 and rest", "top 64 and rest", "threshold 1/50", "rs 50")
+
+
+@torch.no_grad()
+def near_and_far(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row a distance: the student's KL, and each target's error of one draw and of the mean of all draws."""
+    head, teacher, far = materials(options)
+    logits, generator = head(teacher), torch.Generator().manual_seed(0)
+    rows = []
+    for left in WAY:
+        made = Gradients(
+            head, teacher, torch.lerp(teacher.float(), far.float(), left).to(far.dtype)
+        )
+        kl = (made.p * (made.p.clamp(min=1e-30) / made.q.clamp(min=1e-30)).log()).sum(-1).mean()
+        row: dict[str, Any] = {"way left": left, "KL": float(kl)}
+        for name in COMPARED:
+            way = ways(logits, made)[name]
+            draws = 1 if name.startswith("top") else options.draws
+            mean, errors = torch.zeros_like(made.whole), []
+            for _ in range(draws):
+                shifts = torch.rand(100, len(logits), generator=generator, dtype=torch.float64)
+                gradient = made.of(way(shifts)[0])
+                errors.append(made.error(gradient))
+                mean += gradient / draws
+            row[name] = sum(errors) / draws
+            if draws > 1:
+                row[f"{name}, mean of {draws}"] = made.error(mean)
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
@@ -165,7 +201,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.tokens, options.draws = 64, 4
-    save("sampling", measured(options), note=f"{options.tokens} tokens", quick=options.quick)
+    note = f"{options.tokens} tokens"
+    save("sampling", measured(options), note=note, quick=options.quick)
+    note += "; errors relative to the gradient under the whole distributions"
+    save("near_and_far", near_and_far(options), note=note, quick=options.quick)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ class CacheReader:
     def __contains__(self, address: str) -> bool:
         return address in self._places
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The rows that are recorded, in no order that means anything."""
+        return tuple(self._places)
+
     def tokens(self, address: str) -> str:
         """The digest of the tokens that this row was recorded for."""
         self.check_holds([address])

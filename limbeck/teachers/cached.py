@@ -23,6 +23,7 @@ from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, RecipeError
 from limbeck.models.layout import Head
 from limbeck.models.load import fingerprint
+from limbeck.selection.share import size
 from limbeck.types import Batch, HeadLike, HeadMean, Sampled, Signal, TopK, Wanted
 
 Kept = tuple[float, str, int | None]
@@ -80,13 +81,16 @@ class Cached:
         counted = batch.weights.cpu() != 0
         held = counted.clone()
         for reader in readers.values():
-            reader.check_holds(batch.addresses)
+            for address in batch.addresses:
+                self._check_tokens(reader, address, self.reader.tokens(address))
             held &= torch.stack([reader.recorded(address) for address in batch.addresses])
-        for row, address in enumerate(batch.addresses):
-            if bool(counted[row].any()) and not bool(held[row].any()):
+        for address, many, few in zip(batch.addresses, counted.sum(-1), held.sum(-1), strict=True):
+            wanted = size(self._kept[0], int(many))
+            if few < wanted:
                 raise CacheMismatch(
-                    f"{self.reader.path}: row {address} counts {int(counted[row].sum())} tokens, and features of none of "
-                    "them were recorded: what counts changed since. Run 'limbeck record' with this recipe."
+                    f"{self.reader.path}: row {address} counts {int(many)} tokens; features of {wanted} of them are "
+                    f"wanted, of {int(few)} they were recorded at {', '.join(taps)}: what counts changed since. Run "
+                    "'limbeck record' with this recipe; it records the row again."
                 )
         device, none = batch.input_ids.device, [0] * len(batch.addresses)
         features = {
@@ -147,13 +151,16 @@ class Cached:
         self.reader.check_holds(batch.addresses)
         rows = zip(batch.addresses, batch.input_ids.cpu(), batch.position_ids.cpu(), strict=True)
         for address, ids, positions in rows:
-            found, recorded = tokens_digest(ids, positions), self.reader.tokens(address)
-            if found != recorded:
-                raise CacheMismatch(
-                    f"{self.reader.path}: row {address} was recorded for other tokens than this batch "
-                    f"holds: {recorded} recorded, {found} here. "
-                    "Record again with 'limbeck record', or correct teacher.cached.path."
-                )
+            self._check_tokens(self.reader, address, tokens_digest(ids, positions))
+
+    def _check_tokens(self, reader: CacheReader, address: str, found: str) -> None:
+        recorded = reader.tokens(address)
+        if found != recorded:
+            raise CacheMismatch(
+                f"{reader.path}: row {address} was recorded for other tokens than this batch "
+                f"holds: {recorded} recorded, {found} here. "
+                "Record again with 'limbeck record', or correct teacher.cached.path."
+            )
 
 
 def cached(
