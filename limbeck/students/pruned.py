@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from limbeck.errors import RecipeError
 from limbeck.models import layout
-from limbeck.types import Batch, Materials, Source
+from limbeck.models.likeness import block_importance
+from limbeck.types import Materials, Source
 
 LOOKED_AT = 8
 """Rows of text over which the importance of a block is measured."""
@@ -66,28 +66,6 @@ def most_important(model: PreTrainedModel, text: Source | None, count: int) -> l
     scores = block_importance(model, text.batch(range(rows)))
     best = scores.topk(count).indices.tolist()
     return sorted(best)
-
-
-@torch.no_grad()
-def block_importance(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """1 - cos(block input, block output), mean over tokens, of each block: (layers,).
-
-    Men et al., 2024 (ShortGPT). Near 0: the block hardly turns the stream.
-    """
-    scores: list[float] = []
-
-    def measure(_: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        after = output[0] if isinstance(output, tuple) else output  # (batch, time, width)
-        alike = torch.cosine_similarity(inputs[0].double(), after.double(), dim=-1)
-        scores.append(1 - alike.mean().item())
-
-    hooks = [layer.register_forward_hook(measure) for layer in layout.layers(model)]
-    try:
-        layout.hidden(model, batch.to(next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.tensor(scores, dtype=torch.float64)
 
 
 def _keeping(origin: PreTrainedModel, kept: list[int]) -> PreTrainedModel:

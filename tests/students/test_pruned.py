@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, SmolLM3Config
 
 from limbeck.errors import RecipeError
 from limbeck.models import layout
-from limbeck.students.pruned import block_importance, evenly, pruned
+from limbeck.models.likeness import block_importance
+from limbeck.students.pruned import evenly, pruned
 from limbeck.types import Materials
 
 
