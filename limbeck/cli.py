@@ -54,11 +54,28 @@ def list_(
 
 
 @app.command()
-def show(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Prints what a recipe would do: parameters, memory, tokens, disk. Loads no weights."""
+def show(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    *,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="How alike both models' blocks are. Loads the models.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="With --layers: the file to write all of it to.")
+    ] = None,
+) -> None:
+    """Prints what a recipe would do: parameters, memory, tokens, disk. Loads no weights, but with --layers."""
     from limbeck import fitting, loading, showing
 
-    showing.show(fitting.check(loading.load(recipe, overrides or ())))
+    if json is not None and not layers:
+        raise RecipeError("show: --json holds what --layers tells; give both.")
+    asked = fitting.check(loading.load(recipe, overrides or ()))
+    showing.show(asked)
+    if layers:
+        from limbeck import comparing
+
+        comparing.show(asked, json)
 
 
 @app.command()

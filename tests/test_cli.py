@@ -1,6 +1,7 @@
 """Every door answers in words: at once where nothing is computed, and with one message where something is wrong."""
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -88,6 +89,7 @@ def test_a_list_has_a_line_for_every_part(limbeck):
         (["list", "objectivs"], "No family 'objectivs'. Did you mean 'objectives'?"),
         (["fetch", "smolm2"], "Nothing called 'smolm2' to fetch. Did you mean 'smollm2'?"),
         (["show", "nowhere.yaml"], "There is no recipe nowhere.yaml"),
+        (["show", "nowhere.yaml", "--json", "x"], "show: --json holds what --layers tells; give both."),
         (["train", "nowhere.yaml"], "There is no recipe nowhere.yaml"),
         (["record", "nowhere.yaml"], "There is no recipe nowhere.yaml"),
         (["export", "nowhere"], "nowhere is no run"),
@@ -177,6 +179,17 @@ def test_a_plan_of_a_cache_tells_its_bytes_and_where_it_is_written(limbeck, tmp_
     assert f"{tmp_path}/cache/ (the cache)" in said
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "cache").exists()
+
+
+def test_layers_are_told_behind_the_plan_and_written_whole(limbeck, tmp_path):
+    path, file = tiny_folder.written(tmp_path), tmp_path / "layers.json"
+    status, said, _ = limbeck("show", path, "--layers", "--json", file)
+    assert status == 0
+    plan, _, layers = said.partition("Loads ")
+    assert "the plan" in plan
+    assert "block importance" in layers
+    assert f"{file} is written." in layers
+    assert len(json.loads(file.read_text())["students"][0]["cka"]) == 2
 
 
 def test_recording_is_a_door_of_its_own(limbeck, tmp_path):
