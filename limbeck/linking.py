@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
@@ -66,6 +66,17 @@ def _line(joint: Joint) -> str:
     mine, theirs = joint.widths
     through = f" through a projector of {mine * theirs:,}" if joint.projector else ""
     return f"{joint.student} ({mine}) = {joint.teacher} ({theirs}){through}"
+
+
+def map_parameters(terms: Sequence[Tied]) -> int:
+    """How many parameters the projectors of these terms have together."""
+    sizes = {}
+    for term in terms:
+        for joint in term.joints:
+            if joint.projector and joint.widths and term.linked.projector:
+                mine, theirs = joint.widths
+                sizes[joint.projector] = mine * theirs + term.linked.projector.bias * theirs
+    return sum(sizes.values())
 
 
 def _models(recipe: Recipe) -> Models:

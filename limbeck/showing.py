@@ -62,8 +62,13 @@ def estimate(
     stage: Stage,
     recipe: Recipe,
     bytes_each: int,
+    *,
+    maps: int = 0,
 ) -> Estimate:
-    """Peak memory of a stage on one device with one rank; more ranks divide the first three."""
+    """Peak memory of a stage on one device with one rank; more ranks divide the first three.
+
+    trained: parameters of the student that are; maps: those of the projectors, which all are.
+    """
     sizes: Any = student.config
     length = int(stage.source.options.get("length", 0))
     tokens = stage.micro_rows * length
@@ -73,9 +78,9 @@ def estimate(
     whole = _count(student)
     return Estimate(
         # Masters and the copy that is computed with.
-        parameters=whole * (4 + bytes_each) / GIGA,
-        gradients=trained * (4 + bytes_each) / GIGA,
-        optimizer=trained * 8 / GIGA,
+        parameters=(whole + maps) * (4 + bytes_each) / GIGA,
+        gradients=(trained + maps) * (4 + bytes_each) / GIGA,
+        optimizer=(trained + maps) * 8 / GIGA,
         teacher=teacher * bytes_each / GIGA,
         activations=tokens * blocks * per_block * bytes_each / GIGA,
         head=(
@@ -141,15 +146,19 @@ def _add_stage(
         )
     per_step = stage.rows_per_step * length
     steps = stage.budget.steps(per_step)
-    peak = estimate(student, trained, teacher, stage, recipe, bytes_each)
+    tied = [term for term in linking.functions(recipe, stage) if isinstance(term, Tied)]
+    maps = linking.map_parameters(tied)
+    peak = estimate(student, trained, teacher, stage, recipe, bytes_each, maps=maps)
     arms = 2 if recipe.control else 1
     table.add_section()
     table.add_row(f"stage {stage.name}", " + ".join(f"{term.name}" for term in stage.terms))
-    for tied in linking.functions(recipe, stage):
-        if isinstance(tied, Tied):
-            for line in linking.lines(tied):
-                table.add_row(f"  {tied.function.__name__}", line)
-    table.add_row("  trained / frozen", f"{trained:,} / {_count(student) - trained:,} parameters")
+    for term in tied:
+        for line in linking.lines(term):
+            table.add_row(f"  {term.function.__name__}", line)
+    beside = f", and {maps:,} of projectors" if maps else ""
+    table.add_row(
+        "  trained / frozen", f"{trained:,} / {_count(student) - trained:,} parameters{beside}"
+    )
     table.add_row(
         "  tokens", f"{steps * per_step:,} in {steps:,} steps of {per_step:,}, x {arms} arms"
     )
@@ -158,6 +167,8 @@ def _add_stage(
     if recipe.teacher and recipe.teacher.name == "cached":
         sizes = student.config.get_text_config()
         table.add_row("  cache", cache_line(recipe, sizes, steps * per_step))
+        for tap, told in feature_lines(recipe, length, steps * per_step).items():
+            table.add_row(f"  cache at {tap}", told)
     if recipe.evaluate is None:
         table.add_row("  evaluation", "none")
 
@@ -183,6 +194,18 @@ def cache_bytes(recipe: Recipe, student: Any) -> int:
         sizes = load.load_config(model.name, revision=model.revision).get_text_config()
         settings["width"] = sizes.hidden_size
     return round(kinds.estimate(CacheAbout("", "", student.vocab_size, 1, **settings)))
+
+
+def feature_lines(recipe: Recipe, length: int, tokens: int) -> dict[str, str]:
+    """What a stage's tokens take at each of the teacher's taps that are kept beside the recipe's cache."""
+    found = {}
+    for about in recorded.feature_abouts(recipe, CacheAbout("", "", 1, length)):
+        each = kinds.estimate(about)
+        kept = f"{about.width:,} channels of {about.share:.0%} of the tokens in {about.numbers}"
+        found[about.tap] = (
+            f"about {tokens * each / GIGA:.2f} GB, {round(each):,} bytes/token: {kept}"
+        )
+    return found
 
 
 def _writes(recipe: Recipe) -> list[str]:

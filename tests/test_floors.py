@@ -106,10 +106,15 @@ def test_a_part_says_the_shapes_of_its_tensors(family, name):
         assert re.search(rf"\(({axes})(, ({axes}))*,?\)", said), said
 
 
-@pytest.mark.parametrize("path", sorted(HERE.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def title(path):
+    """What the recipe of a file is called: kd70-all of recipes/kd70/all.yaml."""
+    return "-".join(path.relative_to(HERE / "recipes").with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("recipes/**/*.yaml")), ids=title)
 def test_every_recipe_loads(path):
     found = fitting.check(loading.load(path))
-    assert found.name == path.stem
+    assert found.name == title(path)
 
 
 def reachable(name):
