@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import tiny
 import tiny_cache
+import torch
 import yaml
 
 from limbeck import assembly, fitting, loading, names
+from limbeck.cache.kinds import KINDS
+from limbeck.cache.planes import Piece
 from limbeck.cache.read import CacheReader
 from limbeck.cli import app
+from limbeck.featuring import FeatureKeeper
+from limbeck.planning import Planned
 
 HERE = Path(__file__).parents[1]
 PAGES = sorted([*HERE.glob("docs/**/*.md"), *HERE.glob("*.md"), *HERE.glob("benchmarks/*.md")])
@@ -154,6 +159,28 @@ def test_a_reader_written_from_the_page_reads_what_was_recorded(tmp_path, settin
             np.testing.assert_allclose(
                 rows[address][place][1], weights.flatten().numpy(), rtol=1e-3
             )
+
+
+@pytest.mark.parametrize("numbers", ["bfloat16", "int8", "float32"])
+def test_features_are_kept_as_the_page_says(tmp_path, numbers):
+    (source,) = blocks(HERE / "docs/cache-format.md", "python features")
+    page = run(source, "features")
+    about = tiny_cache.about(kind="feature", numbers=numbers, share=0.4, width=70, channels=90)
+    keeper = FeatureKeeper(about)
+    np.testing.assert_array_equal(page.projection(vars(about)), keeper.projection.numpy())
+    there = torch.rand(9, 30, generator=tiny.generator()) < 0.7
+    addresses = tuple(f"{row:032x}" for row in range(9))
+    rows = Planned(tuple(range(9)), addresses, (b"",) * 9).masked(there)
+    long = FeatureKeeper(tiny_cache.about(kind="feature", share=0.4, length=30))
+    for address, row, kept in zip(addresses, there, long.narrowed(rows).mask(30), strict=True):
+        tokens = row.nonzero().flatten().tolist()
+        assert page.kept(address, tokens, 30, 0.4) == kept.nonzero().flatten().tolist()
+    vectors = torch.randn(11, 70, generator=tiny.generator(1))
+    planes = KINDS["feature"].encode(vectors, about, np.array([0, 11]))
+    piece = Piece(planes, 0, 0, 11, None, 0)
+    read = KINDS["feature"].decode([piece], about).float().numpy()
+    np.testing.assert_array_equal(page.vectors(planes), read)
+    np.testing.assert_allclose(read, vectors.numpy(), atol=0.02)
 
 
 def test_a_reader_written_from_the_page_refuses_a_changed_byte(tmp_path):
