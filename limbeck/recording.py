@@ -213,7 +213,8 @@ def check_space(path: Path, wanted: int) -> None:
     if wanted > free:
         raise LimbeckError(
             f"{path}: recording needs {wanted:,} bytes, the disk has {free:,} free. Free some, choose a "
-            "teacher.cached.kind that keeps less ('sample' takes about 50 bytes a token), or another path."
+            "teacher.cached.kind that keeps less ('sample' takes about 50 bytes a token), a smaller feature_share or "
+            "feature_width where taps are kept, or another path."
         )
 
 
