@@ -16,7 +16,7 @@ from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.models import load, place
+from limbeck.models import load, place, quantised
 from limbeck.recipe import Recipe, Stage
 from limbeck.training.links import Tied
 
@@ -52,7 +52,10 @@ class Estimate:
 
 
 def _count(model: PreTrainedModel, names: set[str] | None = None) -> int:
-    return sum(p.numel() for name, p in model.named_parameters() if names is None or name in names)
+    packed = quantised.held(model)[0] if names is None else 0
+    plain = [p for name, p in model.named_parameters() if names is None or name in names]
+    total: int = packed + sum(p.numel() for p in plain)
+    return total
 
 
 def estimate(
@@ -65,7 +68,7 @@ def estimate(
     *,
     maps: int = 0,
 ) -> Estimate:
-    """Peak memory of a stage on one device with one rank; more ranks divide the first three.
+    """Peak memory of a stage on one device with one rank; more ranks divide the first three, but for what is quantised.
 
     trained: parameters of the student that are; maps: those of the projectors, which all are.
     """
@@ -75,10 +78,10 @@ def estimate(
     inner = getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size
     per_block = _WIDTHS * sizes.hidden_size + _MLP_WIDTHS * inner
     blocks = 2 if recipe.compute.activation_checkpointing else sizes.num_hidden_layers
-    whole = _count(student)
+    packed, size = quantised.held(student)
     return Estimate(
-        # Masters and the copy that is computed with.
-        parameters=(whole + maps) * (4 + bytes_each) / GIGA,
+        # Masters and the copy that is computed with; what is quantised has neither.
+        parameters=((_count(student) - packed + maps) * (4 + bytes_each) + size) / GIGA,
         gradients=(trained + maps) * (4 + bytes_each) / GIGA,
         optimizer=(trained + maps) * 8 / GIGA,
         teacher=teacher * bytes_each / GIGA,
@@ -118,6 +121,11 @@ def _plan(console: Console, recipe: Recipe) -> None:
     if teacher is not None and model is not None:
         table.add_row("teacher", f"{model.name}: {_count(teacher):,} parameters")
     table.add_row("student", f"{_count(student):,} parameters")
+    packed, size = quantised.held(student)
+    if packed:
+        spared = (packed * (4 + dtype.itemsize) - size) / GIGA
+        line = f"{packed:,} parameters in {size / GIGA:.2f} GB, which spares {spared:.2f} GB"
+        table.add_row("  quantised", line)
     for index in range(len(recipe.stages)):
         _add_stage(
             table, recipe, index, student, _count(held) if held is not None else 0, dtype.itemsize

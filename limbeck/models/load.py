@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -44,6 +46,7 @@ def load_model(
     attention: str = "sdpa",
 ) -> PreTrainedModel:
     """A causal language model in eval mode, every parameter of it read from its files."""
+    bar_kernels()
     transformers_logging.disable_progress_bar()  # its bars would stand in the way of ours
     folder = _folder(name, revision, _MODEL)
     config = _config(folder / "config.json", name)
@@ -124,6 +127,7 @@ def _digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
 
 def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     """A model of shapes without storage: to count parameters, not to run."""
+    bar_kernels()
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -131,6 +135,17 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
         raise ModelError(
             f"{config.model_type}: transformers has no causal language model of this type: {reason}"
         ) from reason
+
+
+def bar_kernels() -> None:
+    """From here on no library of this process can import `kernels`, which fetches compiled code from the hub.
+
+    bitsandbytes asks for it when it is imported, by peft or transformers too, on CPUs that have AVX512-BF16. What was
+    imported before stays with those who imported it.
+    """
+    sys.modules["kernels"] = cast("Any", None)
+    # It would advise to install them.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def sanitised(values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
 from limbeck.errors import LimbeckError, RecipeError
+from limbeck.models import load, quantised
 from limbeck.types import Materials
 
 
@@ -18,19 +19,27 @@ def adapters(
     alpha: float = 32.0,
     dropout: float = 0.0,
     targets: list[str] | str = "all-linear",
+    quantise: Literal["none", "nf4", "int8"] = "none",
 ) -> PreTrainedModel:
     """`model` (or a copy of the teacher's) with LoRA on the targets (Hu et al., 2022), through peft.
 
     targets: names of linear modules, or `all-linear` for all but the head. Adapters start as the identity.
+    quantise: how the blocks' linear layers are held, targets or not (QLoRA; Dettmers et al., 2023); never the adapters.
     """
+    load.bar_kernels()  # peft imports bitsandbytes wherever that is installed
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as reason:
         raise LimbeckError("student.adapters needs peft: pip install 'limbeck[lora]'.") from reason
+    if quantise != "none":
+        quantised.library()
+        config = load.load_config(model) if model else materials.config
+        if config is not None:
+            quantised.check(load.build_on_meta(config), quantise)
     origin = materials.load(model, None) if model else materials.teacher()
     if origin is None:
         raise RecipeError("student.adapters: there is no teacher to adapt; give 'model'.")
-    config = LoraConfig(
+    settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
@@ -38,11 +47,18 @@ def adapters(
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(origin, config)
+        student = get_peft_model(origin, settings)
     except ValueError as reason:
         raise RecipeError(f"student.adapters: peft cannot place adapters: {reason}") from reason
+    if quantise != "none":
+        quantised.quantise(student, quantise)
+    return student
 
 
 def finish(student: Any) -> PreTrainedModel:
-    """The plain model with the adapters added into its weights, in the weights' own precision."""
+    """The plain model with the adapters added into its weights, in the weights' own precision.
+
+    Weights that were held in few bits are those that the adapters were trained beside, not those before.
+    """
+    quantised.restore(student)
     return student.merge_and_unload()

@@ -1,4 +1,4 @@
-"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | train | resume) FOLDER."""
+"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | quantised | train | resume) FOLDER."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import tiny_quantised
 import tiny_run
 from safetensors.torch import save_file
 
@@ -14,9 +15,12 @@ from limbeck.training import loop
 
 torch.set_num_threads(1)
 what, folder = sys.argv[1], Path(sys.argv[2])
-work = tiny_run.job(folder, stage_=tiny_run.stage(micro_rows=1))
-if what == "gradients":
-    found = tiny_run.gradients(work)
+student = tiny_quantised.student("nf4") if what == "quantised" else None
+work = tiny_run.job(folder, stage_=tiny_run.stage(micro_rows=1), student=student)
+if what in ("gradients", "quantised"):
+    found = {
+        name: tensor for name, tensor in tiny_run.gradients(work).items() if tensor is not None
+    }
     if work.world.first:
         save_file(
             {name: tensor.contiguous() for name, tensor in found.items()},
