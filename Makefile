@@ -14,7 +14,7 @@ BENCHMARKS := startup head step recording codec attention data evaluation
 WORKERS ?= 2
 JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
 
-.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality gate lint format docs clean
+.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality bench-terms gate lint format docs clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,14 @@ bench-quality: $(STAMP) ## Bias, variance and quality for a byte of cache: 24 ru
 	$(BIN)/limbeck fetch smollm2
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/page.py
+
+bench-terms: $(STAMP) ## What each term adds, and what caches take: 14 runs, about 50 minutes; goes on where it stopped
+	@test -f ../shared/data/wikitext2/valid.raw.txt || { \
+	  echo "make bench-terms reads WikiText-2 raw from ../shared/data/wikitext2 (valid.raw.txt, test.raw.txt)." >&2; exit 1; }
+	$(BIN)/limbeck fetch smollm2
+	$(BIN)/python benchmarks/caches.py
+	$(BIN)/python benchmarks/terms.py
 	$(BIN)/python benchmarks/page.py
 
 $(PEERS): $(STAMP)
