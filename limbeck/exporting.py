@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limbeck import files
 from limbeck.errors import LimbeckError
+from limbeck.training.signals import WATCHED
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CARD = "README.md"
@@ -67,6 +69,9 @@ def _reloaded_difference(folder: Path, probe: torch.Tensor, before: torch.Tensor
     """The largest difference between logits (batch, time, vocab) here and in a process that loads the folder."""
     question = folder.with_name(f"{folder.name}-probe.safetensors")
     save_file({"ids": probe.contiguous(), "logits": before.contiguous()}, question)
+    # A scheduler asks every process of a job to stop. Blocked here, and so in the other process too, its signals reach
+    # this one when the other is done.
+    before_it = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     try:
         done = subprocess.run(  # noqa: S603 (our own module, no shell)
             [sys.executable, "-m", "limbeck.models.reload", str(folder), str(question)],
@@ -81,6 +86,7 @@ def _reloaded_difference(folder: Path, probe: torch.Tensor, before: torch.Tensor
             start_new_session=True,  # Ctrl-C in a terminal is for us, and we finish this first
         )
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before_it)
         question.unlink()
     if done.returncode:
         raise LimbeckError(

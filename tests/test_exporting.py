@@ -1,5 +1,9 @@
 """What leaves the house loads without us, says the same, and comes to exist only where it does."""
 
+import signal
+import threading
+
+import psutil
 import pytest
 import tiny
 import tiny_text
@@ -10,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from limbeck import files
 from limbeck.errors import LimbeckError
 from limbeck.exporting import card, export, recarded
+from limbeck.training.signals import Stop
 
 FACTS = {
     "name": "tiny, student",
@@ -82,6 +87,28 @@ def test_a_file_that_could_be_code_is_not_exported(tmp_path):
     with pytest.raises(LimbeckError, match=r"export wrote \['tokenization_tiny\.py'\]"):
         exported(tmp_path / "export", student(), tokenizer=Words())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_is_finished_though_every_process_is_asked_to_stop(tmp_path, handlers):
+    stop, found = Stop().install(), threading.Event()
+
+    def ask():
+        """As a scheduler does: the process that loads the export again, and this one."""
+        while not found.is_set():
+            for child in psutil.Process().children():
+                found.set()
+                child.send_signal(signal.SIGTERM)
+                child.send_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        assert exported(tmp_path / "export", student()) < 1e-6
+    finally:
+        found.set()
+        asking.join()
+    assert stop.reason == "SIGTERM"
 
 
 def test_what_is_exported_is_never_written_over(tmp_path):
