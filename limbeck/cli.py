@@ -13,10 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from limbeck import names
-from limbeck.errors import Interrupted, LimbeckError, RecipeError
-
-STOPPED = 75
-"""Exit status of work that was asked to stop, saved and can go on: a scheduler may requeue it."""
+from limbeck.errors import STOPPED, Interrupted, LimbeckError, RecipeError
+from limbeck.launching import command as launching
 
 app = typer.Typer(
     name="limbeck",
@@ -25,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(launching.app, name="launch")
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe, a YAML file.", metavar="RECIPE")]
 RunPath = Annotated[

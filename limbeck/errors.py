@@ -1,5 +1,8 @@
 """What can go wrong, by name. Each message says what was found, what was wanted, where, and what to do."""
 
+STOPPED = 75
+"""Exit status of work that was asked to stop, saved and can go on: a scheduler may requeue it."""
+
 
 class LimbeckError(Exception):
     """The parent of every error that a user can cause or mend."""

@@ -51,7 +51,14 @@ def big(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["list"], ["list", "objectives"], ["train", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["list"],
+        ["list", "objectives"],
+        ["train", "--help"],
+        ["launch", "slurm", "--help"],
+    ],
 )
 def test_help_and_lists_import_nothing_heavy(words):
     code = (
@@ -68,7 +75,18 @@ def test_help_and_lists_import_nothing_heavy(words):
 def test_help_names_every_command(limbeck):
     status, said, _ = limbeck("--help")
     assert status == 0
-    doors = ("list", "show", "fetch", "record", "train", "export", "evaluate", "report", "verify")
+    doors = [
+        "list",
+        "show",
+        "fetch",
+        "record",
+        "train",
+        "export",
+        "evaluate",
+        "report",
+        "verify",
+        "launch",
+    ]
     assert all(f" {name} " in said for name in doors)
 
 

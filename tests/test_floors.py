@@ -23,7 +23,8 @@ FLOORS = (
     ("sources", "teachers", "students"),
     ("training", "evaluation", "report", "recording", "storing", "featuring", "keeping", "planning", "exporting", "folder", "provenance",
      "verifying", "fetching", "converting"),
-    ("loading", "fitting", "assembly", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "run"),
+    ("loading", "fitting", "assembly", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "run",
+     "launching"),
     ("cli", "__main__"),
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -11,7 +11,7 @@ import tiny_folder
 import torch
 from safetensors.torch import load_file, save_file
 
-from limbeck import assembly, loading, run
+from limbeck import assembly, fitting, loading, run
 
 MODEL = Path(__file__).parents[1] / "models/SmolLM2-135M-Instruct"
 TARGETS = ("q_proj", "v_proj")
@@ -68,7 +68,7 @@ def trained(request, tmp_path_factory):
     if request.param != "none" and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed: pip install 'limbeck[qlora]'")
     place = tmp_path_factory.mktemp("real")
-    recipe = loading.check(loading.build(copy.deepcopy(tree(place, request.param))))
+    recipe = fitting.check(loading.build(copy.deepcopy(tree(place, request.param))))
     run.carry_out(recipe)
     folder, base = tiny_folder.folder(recipe), assembly.ground(recipe)
     student = assembly.student(base).eval()
