@@ -12,6 +12,9 @@ from limbeck.errors import RecipeError
 from limbeck.recipe import Ramp, Recipe, Term
 from limbeck.training.links import kind_of
 
+# Units of which a relation has something to say: angles need three.
+_FEWEST = 3
+
 
 def check(recipe: Recipe) -> Recipe:
     """The same recipe, once every part and option is known to exist and to be of the right kind."""
@@ -26,6 +29,7 @@ def check(recipe: Recipe) -> Recipe:
         for number, term in enumerate(stage.objective):
             where = f"stages[{index}].objective[{number}]"
             _check_temperature(term, where)
+            _check_enough(term, stage.micro_rows, where)
             if _between_taps(recipe, term, where):
                 continue
             _check_served(recipe, term, where)
@@ -58,6 +62,16 @@ def _check_temperature(term: Term, where: str) -> None:
     for value in (given.start, given.end) if isinstance(given, Ramp) else (given,):
         if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
             raise RecipeError(f"{where}: temperature {value} found; wanted a number above 0.")
+
+
+def _check_enough(term: Term, micro_rows: int, where: str) -> None:
+    """Refuses relations among too few rows: two make no angle, and the term would be 0 without a word."""
+    pooled = term.linked is not None and term.linked.units == "rows"
+    if pooled and micro_rows < _FEWEST:
+        raise RecipeError(
+            f"{where}: '{term.name}' is among the rows of a micro-batch, which has {micro_rows}; wanted {_FEWEST} or "
+            "more. Raise the stage's micro_rows, or take units: tokens."
+        )
 
 
 def _between_taps(recipe: Recipe, term: Term, where: str) -> bool:

@@ -141,7 +141,7 @@ class Linked(Frozen):
         description="what relations are among: tokens of a row, or the rows of a micro-batch, each the mean of its tokens",
     )
     max_units: int = Field(
-        default=64, gt=0, description="how many of them at most; angles cost their cube"
+        default=64, ge=3, description="how many of them at most; angles cost their cube"
     )
 
     @model_validator(mode="before")

@@ -55,7 +55,7 @@ def asked(place, name, objective, **changes):
     plain = {
         "teacher": {"live": {"model": str(place / "teacher")}},
         "student": NARROW,
-        "stages": [tiny_folder.stage(place, budget="4 steps", objective=objective)],
+        "stages": [tiny_folder.stage(place, budget="4 steps", objective=objective, micro_rows=4)],
     }
     return tiny_folder.short(place, name, **plain | changes)
 
@@ -261,12 +261,22 @@ def test_show_tells_what_is_compared(place, capsys, monkeypatch):
         ({"attention_transfer": {"at": "layers.0", "token_share": 0.5}}, "has no 'token_share'"),
         ({"attention_transfer": {"at": "layers.0", "projector": "linear"}}, "has no 'projector'"),
         ({"relation_angle": {"at": []}}, "at least 1"),
+        ({"relation_angle": {"at": "norm", "max_units": 2}}, "greater than or equal to 3"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_model_is_loaded(place, monkeypatch, objective, told):
     monkeypatch.setattr(load, "load_model", None)  # whoever calls it fails otherwise
     with pytest.raises(RecipeError, match=told):
         run._begun(asked(place, "refused", [objective]))
+
+
+def test_relations_among_too_few_rows_are_refused(place):
+    objective = [{"relation_angle": {"at": "norm", "units": "rows"}}]
+    few = [tiny_folder.stage(place, objective=objective, micro_rows=2)]
+    with pytest.raises(
+        RecipeError, match=r"micro-batch, which has 2; wanted 3 or more.*micro_rows"
+    ):
+        asked(place, "refused", None, stages=few)
 
 
 def test_attention_cannot_be_cached_nor_blocks_compiled(place):

@@ -132,7 +132,7 @@ def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
         drawn.append(
             (
                 f"{title} over tokens",
-                curve(found, title, "nats per token", "terms", term, smoothed=True),
+                curve(found, title, _unit(term), "terms", term, smoothed=True),
             )
         )
     drawn += [
@@ -145,3 +145,9 @@ def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
         ("Peak memory over tokens", curve(found, "Peak memory", "GB", "peak_gigabytes")),
     ]
     return [(said, figure) for said, figure in drawn if figure is not None]
+
+
+def _unit(term: str) -> str:
+    """What a term is measured in: the comparisons of what models say are in nats but for total variation."""
+    said = term == "cross_entropy" or "kl" in term.split("_") or term == "jensen_shannon"
+    return "nats per token" if said else "mean over tokens"

@@ -31,3 +31,17 @@ def test_every_chart_has_the_data_of_its_arms(tmp_path):
 def test_what_nobody_logged_has_no_chart(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x")
     assert charts.all_charts(collect.facts(tmp_path)) == []
+
+
+def test_only_what_is_in_nats_is_called_so():
+    told = {
+        term: charts._unit(term)
+        for term in (
+            "cross_entropy",
+            "skew_reverse_kl",
+            "jensen_shannon",
+            "feature_mse",
+            "total_variation",
+        )
+    }
+    assert [unit.split()[0] for unit in told.values()] == ["nats", "nats", "nats", "mean", "mean"]
