@@ -29,6 +29,7 @@ def check(recipe: Recipe) -> Recipe:
         for number, term in enumerate(stage.objective):
             where = f"stages[{index}].objective[{number}]"
             _check_temperature(term, where)
+            _check_weight(term, where)
             _check_enough(term, stage.micro_rows, where)
             if _between_taps(recipe, term, where):
                 continue
@@ -62,6 +63,14 @@ def _check_temperature(term: Term, where: str) -> None:
     for value in (given.start, given.end) if isinstance(given, Ramp) else (given,):
         if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
             raise RecipeError(f"{where}: temperature {value} found; wanted a number above 0.")
+
+
+def _check_weight(term: Term, where: str) -> None:
+    """Refuses a weight that is no number: the loss would be none."""
+    given = term.weight
+    for value in (given.start, given.end) if isinstance(given, Ramp) else (given,):
+        if not math.isfinite(value):
+            raise RecipeError(f"{where}: weight {value} found; wanted a finite number.")
 
 
 def _check_enough(term: Term, micro_rows: int, where: str) -> None:

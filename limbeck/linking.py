@@ -177,7 +177,7 @@ def _measured(term: Term, joints: list[Joint], models: Models, width: int | None
 
 
 def named(term: str, joint: Joint) -> str:
-    """A projector's name in a Step: the same in every stage that compares the same taps, so that it goes on."""
+    """A projector's name in a Step: the same in a stage that compares the same taps as the one before, so that it goes on."""
     return "|".join((term, joint.student, joint.teacher)).replace(".", "-")
 
 

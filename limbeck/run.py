@@ -48,13 +48,13 @@ def carry_out(recipe: Recipe) -> None:
         for one in recipe.each
     ]
     if not world.first:
-        return _train_all(runs, world, stop)
+        return _train_all(recipe, runs, world, stop)
     with contextlib.ExitStack() as stack:
         for each, folder in runs:
             stack.enter_context(owned(folder.path))
             folder.begin(loading.dump(each.recipe), _identity)
             _write_provenance(each, folder)
-        _train_all(runs, world, stop)
+        _train_all(recipe, runs, world, stop)
         if world.size > 1:
             dist.destroy_process_group()
         for each, folder in runs:
@@ -79,9 +79,19 @@ def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
     return base, parallel.start(base.device)
 
 
-def arms(base: Ground, world: parallel.World, folder: Folder, stop: Stop) -> list[Arm]:
-    """The student's arm, and the control's where the recipe asks for one."""
-    teacher = functools.cache(lambda: _teacher(base, stop, world))
+def arms(
+    base: Ground,
+    world: parallel.World,
+    folder: Folder,
+    stop: Stop,
+    *,
+    whole: Recipe | None = None,
+) -> list[Arm]:
+    """The student's arm, and the control's where the recipe asks for one.
+
+    whole: the recipe of all students that learn beside this one, whose taps are recorded in one go.
+    """
+    teacher = functools.cache(lambda: _teacher(base, stop, world, whole or base.recipe))
     found = [Arm(base, folder, "student", world, teacher, stop)]
     if base.recipe.control:
         alone = assembly.with_recipe(base, loading.control_of(base.recipe))
@@ -113,13 +123,15 @@ def _prepare(base: Ground, world: parallel.World) -> None:
         parallel.barrier()
 
 
-def _train_all(runs: list[tuple[Ground, Folder]], world: parallel.World, stop: Stop) -> None:
+def _train_all(
+    whole: Recipe, runs: list[tuple[Ground, Folder]], world: parallel.World, stop: Stop
+) -> None:
     for base, _ in runs:
         _prepare(base, world)
     stop.install()  # until here a signal ends the process at once: preparing is whole or absent
     learning, controls = [], []
     for base, folder in runs:
-        student, *alone = arms(base, world, folder, stop)
+        student, *alone = arms(base, world, folder, stop, whole=whole)
         named = f"student {base.recipe.name}" if len(runs) > 1 else "student"
         learning.append(replace(student, title=named))
         controls += alone
@@ -136,7 +148,7 @@ def _train_all(runs: list[tuple[Ground, Folder]], world: parallel.World, stop: S
     gc.collect()
 
 
-def _teacher(base: Ground, stop: Stop, world: parallel.World) -> Teacher | None:
+def _teacher(base: Ground, stop: Stop, world: parallel.World, whole: Recipe) -> Teacher | None:
     """The teacher of the run; what a cached one has not recorded yet is recorded first."""
     part = base.recipe.teacher
     if part is None or all(
@@ -144,7 +156,7 @@ def _teacher(base: Ground, stop: Stop, world: parallel.World) -> Teacher | None:
     ):
         return None
     if part.name == "cached" and part.options.get("model"):
-        _record(base, stop, world.rank, world.size)
+        _record(base, stop, world.rank, world.size, whole)
         parallel.barrier()
     return assembly.teacher(base)
 
@@ -162,11 +174,11 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
     linking.check(recipe)
     for stage in recipe.stages:
         assembly.stage_source(base, stage)
-    counts = _record(base, Stop().install(), rank, world)
+    counts = _record(base, Stop().install(), rank, world, recipe)
     say(f"recorded {counts['recorded']:,} rows, {counts['already']:,} were there already.")
 
 
-def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
+def _record(base: Ground, stop: Stop, rank: int, world: int, whole: Recipe) -> dict[str, int]:
     parts = []
     for stage in base.recipe.stages:
         source = assembly.stage_source(base, stage)
@@ -181,7 +193,7 @@ def _record(base: Ground, stop: Stop, rank: int, world: int) -> dict[str, int]:
         range(rows.rows),
         Path(recorded.options(base.recipe)["path"]),
         about,
-        features=recorded.feature_abouts(base.recipe, about),
+        features=recorded.feature_abouts(whole, about),
         head=functools.partial(recorded.head, base, teacher),
         rank=rank,
         world=world,

@@ -84,7 +84,7 @@ def test_every_student_of_a_recipe_is_compared_with_one_teacher(place, capsys, m
     assert [len(one["cka"]) for one in found["students"]] == [1, 4]
     same = torch.tensor(found["students"][1]["cka"], dtype=torch.float64)
     torch.testing.assert_close(same, same.T)
-    assert said.count("block importance") == 1
+    assert " ".join(said.split()).count("block importance") == 1  # a long path breaks the line
 
 
 def test_a_teacher_that_names_no_model_is_refused(place):

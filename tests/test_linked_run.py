@@ -6,6 +6,7 @@ import pytest
 import tiny_folder
 import torch
 from safetensors.torch import load_file
+from tiny_linked import EVERYTHING, asked
 
 from limbeck import assembly, fitting, linking, run
 from limbeck.arm import trained_student
@@ -16,48 +17,12 @@ from limbeck.training.optim import PROJECTORS
 
 pytestmark = pytest.mark.usefixtures("handlers")
 
-NARROW = {
-    "scratch": {
-        "config": {
-            "model_type": "llama",
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-        }
-    }
-}
-EVERYTHING = [
-    "cross_entropy",
-    "forward_kl",
-    {"feature_mse": {"at": "all", "projector": "linear", "token_share": 0.5}},
-    {
-        "feature_cosine": {
-            "at": {"student": "layers.0.mlp", "teacher": "layers.1.mlp"},
-            "projector": {"bias": True, "start": "pca"},
-        }
-    },
-    {"relation_distance": {"at": "layers.*", "max_units": 6}},
-    {"relation_angle": {"at": "norm", "units": "rows", "weight": 2}},
-    {"attention_transfer": {"at": {"student": "layers.1", "teacher": "layers.3"}}},
-]
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     found = tmp_path_factory.mktemp("linked")
     tiny_folder.tree(found)
     return found
-
-
-def asked(place, name, objective, **changes):
-    plain = {
-        "teacher": {"live": {"model": str(place / "teacher")}},
-        "student": NARROW,
-        "stages": [tiny_folder.stage(place, budget="4 steps", objective=objective, micro_rows=4)],
-    }
-    return tiny_folder.short(place, name, **plain | changes)
 
 
 def tensors(folder, step, stage="1-distil"):
@@ -215,6 +180,26 @@ def test_terms_work_through_adapters(place):
     assert moved
 
 
+def test_a_term_that_reaches_nothing_trained_is_refused(place):
+    pair = {"at": {"student": "layers.0", "teacher": "layers.1"}}
+    stages = [tiny_folder.stage(place, objective=[{"relation_gram": pair}], train=["lm_head*"])]
+    with pytest.raises(RecipeError, match="no term reaches what 'train' names"):
+        tiny_folder.trained(asked(place, "deaf", None, stages=stages))
+
+
+def test_a_frozen_trunk_learns_its_projector_from_a_ramp(place):
+    ramp = {"from": 0.0, "to": 1.0}
+    pair = {"at": {"student": "layers.0", "teacher": "layers.1"}, "projector": "linear"}
+    stage = tiny_folder.stage(
+        place,
+        budget="4 steps",
+        objective=[{"feature_mse": {**pair, "weight": ramp}}],
+        train=["lm_head*"],
+    )
+    found = tiny_folder.trained(asked(place, "ramped", None, stages=[stage]))
+    assert any(name.startswith(f"exp_avg:{PROJECTORS}") for name in tensors(found, 4))
+
+
 def test_show_tells_what_is_compared(place, capsys, monkeypatch):
     from limbeck import showing
 
@@ -224,67 +209,6 @@ def test_show_tells_what_is_compared(place, capsys, monkeypatch):
     told = " ".join(capsys.readouterr().out.split())
     assert "layers.0 (16) = layers.1 (32) through a projector of 512" in told
     assert "layers.1 = layers.3" in told
-
-
-@pytest.mark.parametrize(
-    ("objective", "told"),
-    [
-        ("feature_mse", "needs 'at'"),
-        ({"forward_kl": {"at": "layers.0"}}, "has no 'at'"),
-        ({"feature_mse": {"at": "layers.0"}}, "16 channels.*32.*projector: linear"),
-        (
-            {"feature_mse": {"at": "layers.0.mpl", "projector": "linear"}},
-            r"Did you mean layers\.0\.mlp",
-        ),
-        (
-            {
-                "feature_mse": {
-                    "at": {"student": "layers.2", "teacher": "layers.2"},
-                    "projector": "linear",
-                }
-            },
-            r"layers\.0 to layers\.1",
-        ),
-        (
-            {
-                "feature_mse": {
-                    "at": {"student": "layers.*", "teacher": "norm"},
-                    "projector": "linear",
-                }
-            },
-            "pattern on both",
-        ),
-        ({"feature_mse": {"at": ["norm", "norm"], "projector": "linear"}}, "compared twice"),
-        ({"feature_mse": {"at": "norm", "projector": "linear", "units": "rows"}}, "has no 'units'"),
-        ({"feature_mse": {"at": "norm", "projektor": "linear"}}, "no option 'projektor'"),
-        ({"feature_mse": {"at": "norm", "token_share": 1.5}}, "less than or equal to 1"),
-        ({"attention_transfer": {"at": "layers.0", "token_share": 0.5}}, "has no 'token_share'"),
-        ({"attention_transfer": {"at": "layers.0", "projector": "linear"}}, "has no 'projector'"),
-        ({"relation_angle": {"at": []}}, "at least 1"),
-        ({"relation_angle": {"at": "norm", "max_units": 2}}, "greater than or equal to 3"),
-    ],
-)
-def test_what_cannot_be_is_told_before_a_model_is_loaded(place, monkeypatch, objective, told):
-    monkeypatch.setattr(load, "load_model", None)  # whoever calls it fails otherwise
-    with pytest.raises(RecipeError, match=told):
-        run._begun(asked(place, "refused", [objective]))
-
-
-def test_relations_among_too_few_rows_are_refused(place):
-    objective = [{"relation_angle": {"at": "norm", "units": "rows"}}]
-    few = [tiny_folder.stage(place, objective=objective, micro_rows=2)]
-    with pytest.raises(
-        RecipeError, match=r"micro-batch, which has 2; wanted 3 or more.*micro_rows"
-    ):
-        asked(place, "refused", None, stages=few)
-
-
-def test_attention_cannot_be_cached_nor_blocks_compiled(place):
-    attention = [{"attention_transfer": {"at": "layers.0"}}]
-    with pytest.raises(RecipeError, match="no cache keeps"):
-        asked(place, "refused", attention, teacher=tiny_folder.cached(place))
-    with pytest.raises(RecipeError, match="compile"):
-        asked(place, "refused", attention, compute={"device": "cpu", "compile": True})
 
 
 def test_a_recipe_comes_back_as_it_was_written(place):

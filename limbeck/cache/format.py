@@ -48,11 +48,12 @@ _CURES = {
     "tokenizer": "the source's tokenizer",
     "vocab": "the source's tokenizer",
     "length": "the source's length",
-    "width": "teacher.cached.model or the student",
+    "width": "teacher.cached.model, feature_width or the student",
     "head": "teacher.cached.model or the student",
     "share": "teacher.cached.feature_share",
     "numbers": "teacher.cached.feature_numbers",
-    "channels": "teacher.cached.model",
+    "channels": "teacher.cached.feature_width",
+    "tap": "what stands in features/",
 }
 
 

@@ -87,13 +87,16 @@ class CacheReader:
         wanted = np.packbits(counted.cpu().numpy(), bitorder="little")
         return any(self._holds(place, wanted) for place in self._places.get(address, ()))
 
-    def recorded(self, address: str) -> Tensor:
-        """Which tokens of a row are recorded, where most of them are: bool (length,)."""
+    def recorded(self, address: str, counted: Tensor | None = None) -> Tensor:
+        """Which tokens of a row are recorded, where most of those that count are: bool (length,).
+
+        counted: bool (length,); None: all count. A row may stand in several shards.
+        """
         self.check_holds([address])
-        shard, row = self._places[address][0]
-        bits = self._shards[shard].recorded[row]
-        found = np.unpackbits(bits, bitorder="little", count=self.about.length)
-        return torch.from_numpy(found.view(bool).copy())
+        places = [self._shards[shard].recorded[row] for shard, row in self._places[address]]
+        each = [np.unpackbits(b, bitorder="little", count=self.about.length) for b in places]
+        masks = [torch.from_numpy(bits.view(bool).copy()) for bits in each]
+        return max(masks, key=lambda mask: int((mask if counted is None else mask & counted).sum()))
 
     def read(self, addresses: Sequence[str], counted: Tensor, draws: Sequence[int]) -> Said:
         """What was recorded of the tokens of these rows that count, in order, on the CPU.

@@ -123,6 +123,8 @@ class Quantised(nn.Module):
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) that is computed with: float32 numbers, rounded where dtype is a half."""
+        if self.get_buffer("codes").is_meta:
+            return torch.empty(self.shape, dtype=dtype, device="meta")
         found = dtype if dtype in _HALVES else torch.float32
         return _UNPACK[self.kind](self, found).to(dtype)
 

@@ -164,6 +164,8 @@ def widths(model: nn.Module, features: Sequence[str]) -> dict[str, int]:
     """Channels at each tap, found by a forward of two tokens, also of a model that has shapes and no weights."""
     first = next(layout.trunk(model).parameters())
     ids = torch.zeros(1, 2, dtype=torch.int64, device=first.device)
+    if first.is_meta:  # grouped products of experts know no other dtype there
+        layout.trunk(model).to(torch.bfloat16)
     was = model.training
     # A mask of its own: to make one, transformers looks at numbers, and a model of shapes has none.
     mask = torch.ones(1, 1, 2, 2, dtype=torch.bool, device=first.device)

@@ -1,7 +1,7 @@
 """Relations among a few units, by the Gram matrix: no tensor of (units, units, width) exists.
 
-Units are centred first and computed in float32 or float64: a large common component would cancel digits of the Gram
-identity. Nothing has a square root at 0, whose slope is infinite: the diagonal is left out, duplicates are clamped.
+Units are centred first and computed in float64: a large common component, or one unit far from all others, would cancel
+digits of the Gram identity, which float32 does not have to spare; they are few. Nothing has a square root at 0, whose slope is infinite: the diagonal is left out, duplicates are clamped.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from limbeck.objectives._kept import at_least_float32
-
 # Squared distances below so many roundings of the mean one are rounding themselves: these units are one.
 _ROUNDINGS = 8
-# Entries of a chunk of angles on one side: 4 million are 16 MB in float32.
+# Entries of a chunk of angles on one side: 4 million are 32 MB in float64.
 _ENTRIES = 1 << 22
 
 
 def centred(units: Tensor) -> Tensor:
-    """Units (units, width) less their mean, in at least float32."""
-    precise = at_least_float32(units)
+    """Units (units, width) less their mean, in float64."""
+    precise = units.double()
     return precise - precise.mean(0)
 
 

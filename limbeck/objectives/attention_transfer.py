@@ -2,9 +2,10 @@
 
 import math
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.errors import RecipeError
@@ -21,8 +22,8 @@ def attention_transfer(
     rows: Rows,  # noqa: ARG001
     *,
     compare: Literal["relations", "scores"] = "relations",
-    of: tuple[Relation, ...] = ("queries", "keys", "values"),
-    relation_heads: int | None = None,
+    of: Annotated[tuple[Relation, ...], Field(min_length=1)] = ("queries", "keys", "values"),
+    relation_heads: Annotated[int, Field(gt=0)] | None = None,
 ) -> Tensor:
     """At each token, how far the student's relations to the tokens before it are from the teacher's.
 

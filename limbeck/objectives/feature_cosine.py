@@ -15,5 +15,7 @@ def feature_cosine(student: Feature, teacher: Feature, rows: Rows) -> Tensor:  #
     student, teacher: (tokens, width). rows: not used. Returns (tokens,), never reduced, in float32.
     """
     mine, theirs = both(student, teacher)
-    norms = mine.square().sum(-1).add(_LEAST**2) * theirs.square().sum(-1).add(_LEAST**2)
-    return 1 - (mine * theirs).sum(-1) * norms.rsqrt()
+    straight, wanted = (
+        side * side.square().sum(-1, keepdim=True).add(_LEAST**2).rsqrt() for side in (mine, theirs)
+    )
+    return 1 - (straight * wanted).sum(-1)

@@ -1,5 +1,8 @@
 """Feature MSE: at a tap the student must have what the teacher has there, channel by channel."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,7 +17,7 @@ def feature_mse(
     rows: Rows,  # noqa: ARG001
     *,
     normalised: bool = False,
-    smooth_l1: float | None = None,
+    smooth_l1: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None,
 ) -> Tensor:
     """The mean over channels of the squared difference at each token (Romero et al., 2015).
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from limbeck.objectives._kept import at_least_float32
 from limbeck.objectives._relations import angle_gaps
 from limbeck.types import Rows, Units
 
@@ -14,4 +15,4 @@ def relation_angle(student: Units, teacher: Units, rows: Rows) -> Tensor:  # noq
     """
     if student.shape[0] < 3:
         return student.sum(-1) * 0.0
-    return angle_gaps(student, teacher.detach())
+    return angle_gaps(student, teacher.detach()).to(at_least_float32(student).dtype)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from limbeck.objectives._kept import at_least_float32
 from limbeck.objectives._relations import distances, huber
 from limbeck.types import Rows, Units
 
@@ -15,4 +16,5 @@ def relation_distance(student: Units, teacher: Units, rows: Rows) -> Tensor:  # 
     if student.shape[0] < 2:
         return student.sum(-1) * 0.0
     mine = distances(student)
-    return huber(mine - distances(teacher.detach()).to(mine.dtype)).mean(-1)
+    gaps = huber(mine - distances(teacher.detach())).mean(-1)
+    return gaps.to(at_least_float32(student).dtype)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.cache.format import (
@@ -23,7 +24,6 @@ from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, RecipeError
 from limbeck.models.layout import Head
 from limbeck.models.load import fingerprint
-from limbeck.selection.share import size
 from limbeck.types import Batch, HeadLike, HeadMean, Sampled, Signal, TopK, Wanted
 
 Kept = tuple[float, str, int | None]
@@ -83,14 +83,15 @@ class Cached:
         for reader in readers.values():
             for address in batch.addresses:
                 self._check_tokens(reader, address, self.reader.tokens(address))
-            held &= torch.stack([reader.recorded(address) for address in batch.addresses])
+            pairs = zip(batch.addresses, counted, strict=True)
+            held &= torch.stack([reader.recorded(*pair) for pair in pairs])
         for address, many, few in zip(batch.addresses, counted.sum(-1), held.sum(-1), strict=True):
-            wanted = size(self._kept[0], int(many))
-            if few < wanted:
+            # Of a share that was drawn while more counted, those that still count are as good a draw.
+            if few < (many if self._kept[0] == 1 else min(many, 1)):
                 raise CacheMismatch(
-                    f"{self.reader.path}: row {address} counts {int(many)} tokens; features of {wanted} of them are "
-                    f"wanted, of {int(few)} they were recorded at {', '.join(taps)}: what counts changed since. Run "
-                    "'limbeck record' with this recipe; it records the row again."
+                    f"{self.reader.path}: row {address} counts {int(many)} tokens; of {int(few)} of them features were "
+                    f"recorded at {', '.join(taps)}: what counts changed since. Run 'limbeck record' with this recipe; "
+                    "where that adds nothing, a larger teacher.cached.feature_share does."
                 )
         device, none = batch.input_ids.device, [0] * len(batch.addresses)
         features = {
@@ -111,16 +112,16 @@ class Cached:
                     "what is missing."
                 )
             found = CacheReader(path)
-            check_same(path, found.about, self._wanted(found.about))
+            check_same(path, found.about, self._wanted(found.about, tap))
             self._taps[tap] = found
         return self._taps[tap]
 
-    def _wanted(self, found: CacheAbout) -> CacheAbout:
+    def _wanted(self, found: CacheAbout, tap: str) -> CacheAbout:
         """What the cache of a tap must say, for this recipe's teacher."""
         mine, (share, numbers, width) = self.reader.about, self._kept
         same = {name: getattr(mine, name) for name in ("teacher", "tokenizer", "vocab", "length")}
         width = found.channels if width is None else width
-        return replace(found, **same, share=share, numbers=numbers, width=width)
+        return replace(found, **same, tap=tap, share=share, numbers=numbers, width=width)
 
     def check_head(self, head: HeadLike) -> None:
         """Refuses a student's head that is not the one whose mean rows were recorded; other kinds serve any head."""
@@ -174,9 +175,9 @@ def cached(
     samples: int = 50,
     k: int = 64,
     values: Literal["code8", "float16", "float32", "float64"] = "code8",
-    feature_share: float = 1.0,
+    feature_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
     feature_numbers: Literal["bfloat16", "int8", "float32"] = "bfloat16",
-    feature_width: int | None = None,
+    feature_width: Annotated[int, Field(gt=0)] | None = None,
     vocab: int | None = None,
     tokenizer: str | None = None,
 ) -> Cached:

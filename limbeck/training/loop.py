@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from limbeck.data.loader import positions_for
-from limbeck.errors import Interrupted, LimbeckError, NonFinite
+from limbeck.errors import Interrupted, LimbeckError, NonFinite, RecipeError
 from limbeck.progress import progress
 from limbeck.recipe import Stage
 from limbeck.training import links, optim, parallel
@@ -150,6 +150,12 @@ def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
     optimizer = loop.stage.optimizer
     means = [float(value) / counted if counted else 0.0 for value in sums]
     rate = optimizer.learning_rate * optim.ratio(loop.step, loop.steps, optimizer)
+    _, weights = terms_at(loop.functions, loop.stage.terms, loop.share(loop.step), loop.step)
+    if any(weights) and all(p.grad is None for p in loop.step_module.parameters()):
+        raise RecipeError(
+            f"stage {loop.stage.name}: no term reaches what 'train' names ({', '.join(loop.stage.train)}), so nothing would "
+            "learn. Train what comes before the taps, or add a term on what the student says."
+        )
     norm = _clipped(loop, optimizer.max_grad_norm)
     check_finite(loop, loop.step, means, norm)
     optim.set_learning_rate(loop.adam, rate)
@@ -157,8 +163,6 @@ def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
         loop.adam.step()
     loop.step += 1
     loop.tokens += loop.stage.rows_per_step * loop.source.length
-    step = loop.step - 1
-    _, weights = terms_at(loop.functions, loop.stage.terms, loop.share(step), step)
     named = {f"{term.name}": mean for term, mean in zip(loop.stage.terms, means, strict=True)}
     return {
         "step": loop.step,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import RecipeError
 from limbeck.recipe import Projector
 from limbeck.training.links import Joint, Tied
 
@@ -61,6 +62,11 @@ def _one(name: str, joint: Joint, how: Projector, seed: int, seen: Tensor | None
 
 def _main_directions(projector: nn.Linear, seen: Tensor) -> None:
     """The teacher's main directions as columns, the mean as bias where there is one. seen: (tokens, width)."""
+    if seen.shape[0] < 2:
+        raise RecipeError(
+            f"projector: start 'pca' found {seen.shape[0]} tokens that count in the first rows of the stage; wanted 2 or "
+            "more. Say 'start: orthogonal'."
+        )
     mean = seen.mean(0)
     apart = seen - mean
     _, vectors = torch.linalg.eigh(apart.T @ apart)  # rising

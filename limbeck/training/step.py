@@ -74,8 +74,11 @@ class Step(nn.Module):
                     value = links.total(term, batch, inside, teacher)
                 sums[number] = value.detach()
                 total = total + coefficient * value if coefficient != 0 else total
-        # Where no term learns yet, backward still finds its way.
-        return total if total.requires_grad else total + hidden.sum() * 0.0, sums
+        if torch.is_grad_enabled() and not total.requires_grad:
+            # No term learns yet, or reaches what is trained: backward still finds its way, and changes nothing.
+            begin = hidden.sum() if hidden.requires_grad else sums.new_zeros((), requires_grad=True)
+            total = total + begin * 0.0
+        return total, sums
 
     def _inside(self, batch: Batch, terms: Sequence[Asked]) -> tuple[Tensor, Inside]:
         """Last hidden states (counted, width), and what the terms want to see before them."""

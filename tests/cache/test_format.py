@@ -192,8 +192,7 @@ def test_impossible_settings_are_refused_by_the_recipes_key(kind, name, value):
         ("share", 0.0, "feature_share"),
         ("share", 1.5, "feature_share"),
         ("numbers", "int4", "feature_numbers"),
-        ("channels", 69, "model"),
-        ("tap", "../layers", "tap"),
+        ("channels", 69, "feature_width"),
     ],
 )
 def test_impossible_settings_of_features_are_refused(name, value, cure):

@@ -113,6 +113,13 @@ def test_widths_are_found_without_weights():
     }
 
 
+@pytest.mark.parametrize("family", tiny_families.FAMILIES)
+def test_widths_are_found_in_every_family(family):
+    model = tiny_families.build(family)
+    width = taps.widths(load.build_on_meta(model.config), ["layers.1"])
+    assert width == {"layers.1": model.config.hidden_size}
+
+
 @pytest.mark.parametrize(
     ("tap", "told"),
     [

@@ -163,3 +163,14 @@ def test_memory_of_angles_grows_with_the_square(monkeypatch):
         return sum(sizes)
 
     assert kept(32) < 5 * kept(16)
+
+
+@pytest.mark.parametrize("function", [relation_distance, relation_angle])
+def test_one_huge_unit_does_not_swallow_the_others(function):
+    student, teacher = tiny.randn(16, 32, seed=1), tiny.randn(16, 32, seed=2)
+    student[0] *= 1e4
+    teacher[0] *= 1e4
+    precise = mean(function, student, teacher)
+    single = mean(function, student.float(), teacher.float())
+    assert single.dtype == torch.float32
+    assert float(single) == pytest.approx(float(precise), rel=1e-4)
