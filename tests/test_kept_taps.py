@@ -14,10 +14,10 @@ from limbeck.types import Wanted
 NORM = Wanted(distribution=False, features=("norm",))
 
 
-def kept(place, **cache):
+def kept(place, steps=2, **cache):
     """A recorded teacher with the last norm's features, and the first row."""
     objective = [{"relation_gram": {"at": ["norm", "layers.1.mlp"]}}]
-    stages = [tiny_folder.stage(place, budget="2 steps", objective=objective)]
+    stages = [tiny_folder.stage(place, budget=f"{steps} steps", objective=objective)]
     teacher = tiny_folder.cached(place, **cache)
     recipe = tiny_folder.short(place, "kept", teacher=teacher, stages=stages)
     run.record(recipe, rank=0, world=1)
@@ -50,3 +50,22 @@ def test_a_tap_in_anothers_folder_is_refused(tmp_path):
     (features / "layers.1.mlp").rename(features / "norm")
     with pytest.raises(CacheMismatch, match=r"tap layers\.1\.mlp, this recipe has tap norm"):
         cached(**recorded.options(recipe)).signal(batch, NORM)
+
+
+def test_a_second_epoch_reads_what_the_first_recorded(tmp_path):
+    recipe, _ = kept(tmp_path, steps=1000)
+    source = assembly.stage_source(assembly.ground(recipe), recipe.stages[0])
+    assert recipe.stages[0].rows_per_step * 1000 > 2 * source.rows
+    first, again = (
+        source.batch(range(source.rows)),
+        source.batch(range(source.rows, 2 * source.rows)),
+    )
+    assert first.addresses != again.addresses
+    assert sorted(first.addresses) == sorted(again.addresses)
+    teacher = cached(**recorded.options(recipe))
+    said = [teacher.signal(batch, NORM).features["norm"] for batch in (first, again)]
+    found = [
+        dict(zip(batch.addresses, each.split((batch.weights != 0).sum(-1).tolist()), strict=True))
+        for batch, each in zip((first, again), said, strict=True)
+    ]
+    assert all(torch.equal(found[0][address], found[1][address]) for address in found[0])
