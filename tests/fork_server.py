@@ -1,12 +1,14 @@
-"""Carries recipes out in forked processes and kills them: python fork_server.py, then 'SECONDS RECIPE' a line.
+"""Carries recipes out in forked processes and kills them: python fork_server.py, then 'SECONDS FOLDER RECIPE' a line.
 
-Torch is imported once, so that a run begins in a moment. Answers 'killed' or 'ended STATUS'; 0 seconds is never.
+The seconds count from when something lies in the folder, named from the recipe's own; '.' is from the start. Torch is
+imported once, so that a run begins in a moment. Answers 'killed' or 'ended STATUS'; 0 seconds is never.
 """
 
 import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -15,6 +17,9 @@ import transformers.models.llama.modeling_llama
 import transformers.models.llama.tokenization_llama  # noqa: F401
 
 from limbeck import fitting, loading, run
+
+LOOK = 0.002
+"""Seconds between looks at the folder."""
 
 
 def carried_out(recipe: Path) -> None:
@@ -31,15 +36,20 @@ def carried_out(recipe: Path) -> None:
         os._exit(status)
 
 
-def attempted(seconds: float, recipe: Path) -> str:
-    """Runs a child, kills it and all of its own children after this time, and tells how it ended."""
+def attempted(seconds: float, folder: Path, recipe: Path) -> str:
+    """Runs a child, kills it and all of its own children at that time, and tells how it ended."""
     child = os.fork()
     if child == 0:
         carried_out(recipe)
     signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    _, status = os.waitpid(child, 0)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    ended, status = 0, 0
+    while not ended and not any(folder.glob("[!.]*")):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(LOOK)
+    if not ended:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        _, status = os.waitpid(child, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     if not os.WIFSIGNALED(status):
         return f"ended {os.WEXITSTATUS(status)}"
     with contextlib.suppress(ProcessLookupError):
@@ -52,6 +62,7 @@ if __name__ == "__main__":
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        asked, place = line.split(maxsplit=1)
-        sys.stdout.write(attempted(float(asked), Path(place.strip())) + "\n")
+        asked, folder, place = line.split(maxsplit=2)
+        recipe = Path(place.strip())
+        sys.stdout.write(attempted(float(asked), recipe.parent / folder, recipe) + "\n")
         sys.stdout.flush()

@@ -21,6 +21,8 @@ from limbeck.training import meter
 pytestmark = pytest.mark.timeout(1200)
 
 STEPS, KILLS = 24, 20
+SOON = 1e-4
+"""Seconds; 0 would be never."""
 SERVER = Path(__file__).parent / "fork_server.py"
 # Files up to this size are flipped at every byte, larger ones at every byte of a stride that is no power of two.
 WHOLLY, STRIDE = 65_536, 997
@@ -37,9 +39,12 @@ class Server:
         )  # fmt: skip
         assert self.process.stdout.readline() == "ready\n"
 
-    def run(self, recipe, seconds=0.0):
-        """How one attempt ended: whether it was killed. One that fails by itself fails the test."""
-        self.process.stdin.write(f"{seconds} {recipe}\n")
+    def run(self, recipe, seconds=0.0, after="."):
+        """How one attempt ended: whether it was killed, so long after something lay in a folder of its home.
+
+        One that fails by itself fails the test.
+        """
+        self.process.stdin.write(f"{seconds} {after} {recipe}\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline().strip()
         assert answer in ("killed", "ended 0"), Path(self.said.name).read_text()[-3000:]
@@ -148,11 +153,13 @@ def test_a_run_killed_at_any_moment_leaves_the_same_bytes(place, server, undistu
     phases, path = [], recipe(place, f"killed-{next(fresh)}")
     every = {"recording", "student", "control"}
     while len(phases) < KILLS or (not every <= set(phases) and len(phases) < 4 * KILLS):
-        # Recording is short: a new run is killed between its first shard and its first checkpoint. One that goes
-        # on has a start to repeat, so a part of the whole is enough to come further.
-        new = not (path.parent / "cache").exists()
-        window = (shard, checkpoint) if new else (0.02 * seconds, 0.4 * seconds)
-        server.run(path, moments.uniform(*window))
+        # Recording is short, and a busy machine makes nothing of times from the start: a new run is killed between
+        # its first shard, which is waited for, and its first checkpoint. One that goes on has a start to repeat, so
+        # a part of the whole is enough to come further.
+        if (path.parent / "cache").exists():
+            server.run(path, moments.uniform(0.02 * seconds, 0.4 * seconds))
+        else:
+            server.run(path, moments.uniform(SOON, checkpoint - shard), f"cache/{SHARDS}")
         if trained(path.parent):  # too late to count; the next kill meets a new run
             assert left_by_training(path.parent) == wanted
             path = recipe(place, f"killed-{next(fresh)}")
