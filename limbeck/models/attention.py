@@ -8,6 +8,8 @@ activation checkpointing runs a block again. Without them the function here is t
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -119,7 +121,12 @@ def _fused(query: Tensor, how: _How) -> bool:
 
 def _on_device(query: Tensor, key: Tensor, value: Tensor, found: Tensor, how: _How) -> Tensor:
     """One kernel for all documents: (batch, time, heads, width)."""
-    batch, _, time, _ = query.shape
+    batch, heads, time, _ = query.shape
+    if _takes_groups():
+        groups = {"enable_gqa": key.shape[1] != heads}
+    else:
+        groups = {}
+        key, value = _repeated(key, heads), _repeated(value, heads)
     output = varlen_attn(
         _flat(query),
         _flat(key),
@@ -130,10 +137,22 @@ def _on_device(query: Tensor, key: Tensor, value: Tensor, found: Tensor, how: _H
         time,
         scale=how.scale,
         window_size=(-1 if how.window is None else how.window - 1, 0),
-        enable_gqa=key.shape[1] != query.shape[1],
+        **groups,
     )
     assert isinstance(output, Tensor)  # nothing else was asked for
     return output.view(batch, time, *output.shape[1:])
+
+
+@functools.cache
+def _takes_groups() -> bool:
+    """Whether the kernel shares keys and values between heads: PyTorch 2.11 has it without that option."""
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+def _repeated(part: Tensor, heads: int) -> Tensor:
+    """Keys or values with a head for each query head: (batch, kv heads, time, width) -> (batch, heads, time, width)."""
+    groups = heads // part.shape[1]
+    return part if groups == 1 else part.repeat_interleave(groups, 1)
 
 
 def _flat(part: Tensor) -> Tensor:
@@ -145,9 +164,7 @@ def _flat(part: Tensor) -> Tensor:
 def _each(query: Tensor, key: Tensor, value: Tensor, found: Tensor, how: _How) -> Tensor:
     """One call a document: (batch, time, heads, width)."""
     batch, heads, time, _ = query.shape
-    groups = heads // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    key, value = _repeated(key, heads), _repeated(value, heads)
     # Split and not sliced: the gradient of a slice is as large as the whole, once for every document.
     lengths: list[list[int]] = [[] for _ in range(batch)]
     for begin, end in itertools.pairwise(found.tolist()):
