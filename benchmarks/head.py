@@ -48,8 +48,9 @@ def exact(case: Case) -> tuple[Tensor, Tensor]:
     weight = case.weight.detach().double()
     by_hidden = torch.empty_like(case.hidden, dtype=torch.float64)
     by_weight = torch.zeros_like(weight)
-    for start in range(0, case.tokens, 64):
-        part = slice(start, start + 64)
+    many = 512 if case.hidden.is_cuda else 64
+    for start in range(0, case.tokens, many):
+        part = slice(start, start + many)
         mine = case.hidden.detach()[part].double()
         p = (case.teacher_hidden[part].double() @ case.teacher_weight.double().T).softmax(-1)
         slope = ((mine @ weight.T).softmax(-1) - p) / case.tokens
@@ -140,14 +141,16 @@ def memory(case: Case) -> list[dict[str, Any]]:
 def kept(case: Case, kind: str) -> Signal:
     """A teacher of about 16 ids a token: sampled, or likeliest with the rest."""
     with torch.no_grad():
-        logits = case.teacher_hidden.float() @ case.teacher_weight.float().T
-        logprobs, ids = logits.log_softmax(-1).topk(16)
+        some = case.teacher_hidden.float().split(1024)
+        each = [(part @ case.teacher_weight.float().T).log_softmax(-1).topk(16) for part in some]
+        logprobs, ids = (torch.cat(parts) for parts in zip(*each, strict=True))
     if kind == "topk":
         return Signal(
             topk=TopK(ids, logprobs, torch.log1p(-logprobs.exp().sum(-1).clamp(max=0.999)))
         )
     counts = torch.full((case.tokens,), 16)
-    return Signal(sampled=Sampled.of(ids.flatten(), logprobs.exp().flatten(), counts))
+    flat = Sampled.of(ids.flatten().cpu(), logprobs.exp().flatten().cpu(), counts)
+    return Signal(sampled=flat.to(case.hidden.device))
 
 
 def sparse(case: Case, rounds: int) -> list[dict[str, Any]]:

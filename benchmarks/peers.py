@@ -27,12 +27,16 @@ Runner = Callable[[], Any]
 
 @dataclass
 class Case:
-    """Hidden states (tokens, width) and heads (vocab, width) of both sides, alike in width."""
+    """Hidden states (tokens, width) and heads (vocab, width) of both sides, on a CUDA device where there is one.
+
+    teacher_width: None where the teacher's is the student's.
+    """
 
     tokens: int
     vocab: int
     width: int
     dtype: torch.dtype
+    teacher_width: int | None = None
     hidden: Tensor = field(init=False)
     weight: Tensor = field(init=False)
     teacher_hidden: Tensor = field(init=False)
@@ -40,22 +44,26 @@ class Case:
     labels: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        source = torch.Generator().manual_seed(0)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        source = torch.Generator(device).manual_seed(0)
 
         def normal(*shape: int, by: float) -> Tensor:
-            return (torch.randn(*shape, generator=source) * by).to(self.dtype)
+            found = torch.randn(*shape, generator=source, device=device)
+            return (found * by).to(self.dtype)
 
-        spread = 1.5 / self.width**0.5
+        theirs = self.teacher_width or self.width
         self.hidden = normal(self.tokens, self.width, by=1.0).requires_grad_()
-        self.weight = normal(self.vocab, self.width, by=spread).requires_grad_()
-        self.teacher_hidden = normal(self.tokens, self.width, by=1.0)
-        self.teacher_weight = normal(self.vocab, self.width, by=2 * spread)
-        self.labels = torch.randint(0, self.vocab, (self.tokens,), generator=source)
+        self.weight = normal(self.vocab, self.width, by=1.5 / self.width**0.5).requires_grad_()
+        self.teacher_hidden = normal(self.tokens, theirs, by=1.0)
+        self.teacher_weight = normal(self.vocab, theirs, by=3 / theirs**0.5)
+        self.labels = torch.randint(0, self.vocab, (self.tokens,), generator=source, device=device)
 
     @property
     def name(self) -> str:
-        """Such as '49k x 576 bfloat16'."""
-        return f"{self.vocab // 1000}k x {self.width} {str(self.dtype).removeprefix('torch.')}"
+        """Such as '49k x 576 bfloat16', or '128k x 2048 / 4096 bfloat16' beside a wider teacher."""
+        beside = f" / {self.teacher_width}" if self.teacher_width else ""
+        narrow = str(self.dtype).removeprefix("torch.")
+        return f"{self.vocab // 1000}k x {self.width}{beside} {narrow}"
 
     def clear(self) -> None:
         """Forgets the gradients."""
@@ -70,7 +78,7 @@ class Case:
     def rows(self) -> Rows:
         """Every token counts one."""
         zeros = torch.zeros_like(self.labels)
-        return Rows(self.labels, torch.ones(self.tokens), zeros, zeros)
+        return Rows(self.labels, torch.ones_like(zeros, dtype=torch.float32), zeros, zeros)
 
     def teacher(self) -> Signal:
         """The teacher as Limbeck has it."""
@@ -108,7 +116,7 @@ def products(case: Case, chunk: int, *, kept: bool = False) -> Runner:
     kept: the head's gradient too is laid where the last one was; else it is made anew, as every peer makes it.
     """
     shape = (min(chunk, case.tokens), case.vocab)
-    mine, theirs = torch.empty(shape, dtype=case.dtype), torch.empty(shape, dtype=case.dtype)
+    mine, theirs = (case.hidden.new_empty(shape, requires_grad=False) for _ in range(2))
     old = torch.empty_like(case.weight) if kept else None
 
     @torch.no_grad()
@@ -131,12 +139,12 @@ def products(case: Case, chunk: int, *, kept: bool = False) -> Runner:
     return run
 
 
-def liger(case: Case, chunk: int, *, compiled: bool) -> Runner:
-    """Liger-Kernel's chunked Jensen-Shannon loss at beta 0, which is forward KL there."""
+def liger(case: Case, chunk: int, *, compiled: bool, beta: float = 0.0) -> Runner:
+    """Liger-Kernel's chunked Jensen-Shannon loss; at beta 0, forward KL there."""
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     loss = LigerFusedLinearJSDLoss(
-        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, chunk_size=chunk, compiled=compiled
+        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta, chunk_size=chunk, compiled=compiled
     )
 
     def run() -> None:
@@ -148,14 +156,42 @@ def liger(case: Case, chunk: int, *, compiled: bool) -> Runner:
     return run
 
 
-def trl_kernel(case: Case) -> Runner:
+def liger_triton(case: Case, *, beta: float = 0.0) -> Runner:
+    """Liger-Kernel's fused linear Jensen-Shannon divergence in Triton; on CUDA only."""
+    from liger_kernel.transformers.fused_linear_jsd import LigerFusedLinearJSD
+
+    loss = LigerFusedLinearJSD(jsd_beta=beta)
+
+    def run() -> None:
+        case.clear()
+        loss(case.hidden, case.weight, case.teacher_hidden, case.teacher_weight).backward()
+
+    return run
+
+
+def liger_labels(case: Case) -> Runner:
+    """Liger-Kernel's fused linear cross-entropy in Triton, a head without a teacher; on CUDA only."""
+    from liger_kernel.transformers.fused_linear_cross_entropy import (
+        LigerFusedLinearCrossEntropyLoss,
+    )
+
+    loss = LigerFusedLinearCrossEntropyLoss()
+
+    def run() -> None:
+        case.clear()
+        loss(case.weight, case.hidden, case.labels).backward()
+
+    return run
+
+
+def trl_kernel(case: Case, *, beta: float = 0.0) -> Runner:
     """TRL's tiled divergence, which its DistillationTrainer takes; on a CPU its torch path."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     def run() -> None:
         case.clear()
         each, _ = ChunkedDivergenceFunction.apply(
-            case.hidden, case.weight, None, case.teacher_hidden, case.teacher_weight, None, 0.0
+            case.hidden, case.weight, None, case.teacher_hidden, case.teacher_weight, None, beta
         )
         each.mean().backward()
 

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import peers
 import side_by_side as sbs
-from step_ground import ROWS, Ground, Ours
+from step_ground import Ground, Ours, ground
 
 from limbeck import pages
 from limbeck.teachers.live import Live
@@ -32,40 +32,40 @@ from limbeck.teachers.live import Live
 ONCE = ("limbeck cross-entropy", "trl gkd, bfloat16")
 
 
-def loops(ground: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
+def loops(base: Ground, folder: Path) -> dict[str, Callable[[], Any]]:
     """The loops that are raced: ours, and theirs at their default and with everything in the narrow dtype."""
-    live = Live(ground.teacher)
+    live = Live(base.teacher)
     found = {
-        "limbeck from cache": ground.ours(ground.cached(folder / "cache"), folder),
-        "limbeck online": ground.ours(live, folder),
-        "limbeck cross-entropy": ground.ours(None, folder),
+        "limbeck from cache": base.ours(base.cached(folder / "cache"), folder),
+        "limbeck online": base.ours(live, folder),
+        "limbeck cross-entropy": base.ours(None, folder),
     }
     theirs = {"transformers cross-entropy": "ce"}
     if peers.installed("trl"):
         theirs["trl gkd"] = "gkd"
     for label, kind in theirs.items():
-        found[f"{label}, autocast"] = ground.theirs(kind, autocast=True)
-        found[f"{label}, bfloat16"] = ground.theirs(kind, autocast=False)
+        found[f"{label}, autocast"] = base.theirs(kind, autocast=True)
+        found[f"{label}, bfloat16"] = base.theirs(kind, autocast=False)
     return found
 
 
-def in_little_memory(ground: Ground, rounds: int) -> list[dict[str, Any]]:
+def in_little_memory(base: Ground, rounds: int) -> list[dict[str, Any]]:
     """Ours with freed memory given back, for which the process must be a new one: the heap of this one has grown."""
     pages.give_back()
     label = "limbeck online, in little memory"
     with tempfile.TemporaryDirectory() as folder:
-        runners = {label: ground.ours(Live(ground.teacher), Path(folder), twice=True)}
+        runners = {label: base.ours(Live(base.teacher), Path(folder), twice=True)}
         times = sbs.race(runners, rounds=rounds)
-        return [row_of(ground, label, times, peak(runners[label]))]
+        return [row_of(base, label, times, peak(runners[label]))]
 
 
-def measured(ground: Ground, runners: dict[str, Callable[[], Any]], rounds: int) -> list[Any]:
+def measured(base: Ground, runners: dict[str, Callable[[], Any]], rounds: int) -> list[Any]:
     """A row a loop."""
     # One round of these is enough to place them; a figure of theirs is that of one round.
     times = sbs.race(runners, rounds=rounds, once=ONCE)
     rows = []
     for label, runner in runners.items():
-        row = row_of(ground, label, times, peak(runner))
+        row = row_of(base, label, times, peak(runner))
         for ours in ("limbeck from cache", "limbeck online"):
             if ours in times:
                 row[f"over {ours}"] = sbs.ratio(times, label, ours)
@@ -80,13 +80,13 @@ def peak(runner: Callable[[], Any]) -> float:
     return sbs.peak(runner)
 
 
-def row_of(ground: Ground, label: str, times: Any, megabytes: float) -> dict[str, Any]:
+def row_of(base: Ground, label: str, times: Any, megabytes: float) -> dict[str, Any]:
     """What one loop took."""
     cpu = sorted(one.cpu for one in times[label])[len(times[label]) // 2]
     return {
         "loop": label,
         "seconds": sbs.seconds(times, label),
-        "tokens per CPU second": ROWS * ground.length / cpu,
+        "tokens per CPU second": base.tokens / cpu,
         "peak MB": megabytes,
     }
 
@@ -105,23 +105,23 @@ def main() -> None:
     )
     asked = reads.parse_args()
     if asked.lean:
-        ground = Ground(quick=asked.quick)
-        ground.every = asked.every
-        print(json.dumps(in_little_memory(ground, asked.rounds)))
+        base = ground(quick=asked.quick)
+        base.every = asked.every
+        print(json.dumps(in_little_memory(base, asked.rounds)))
         return
     command = [sys.executable, __file__, *sys.argv[1:], "--lean"]
     lean = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     if asked.kept:
         pages.keep()
-    ground = Ground(quick=asked.quick)
-    ground.every = asked.every
+    base = ground(quick=asked.quick)
+    base.every = asked.every
     note = (
-        f"student of 1 of {ground.every} layers, {ROWS * ground.length} tokens a step, "
-        f"{str(ground.dtype).removeprefix('torch.')}; 'in little memory' in a process of its own"
+        f"student of 1 of {base.every} layers, {base.tokens} tokens a step, "
+        f"{str(base.dtype).removeprefix('torch.')}; 'in little memory' in a process of its own"
     )
     name = "step" + "_kept" * asked.kept + (f"_{asked.every}" if asked.every != 3 else "")
     with tempfile.TemporaryDirectory() as folder:
-        rows = measured(ground, loops(ground, Path(folder)), 1 if asked.quick else asked.rounds)
+        rows = measured(base, loops(base, Path(folder)), 1 if asked.quick else asked.rounds)
     sbs.save(name, rows + json.loads(lean[-1]), note=note, quick=asked.quick)
 
 

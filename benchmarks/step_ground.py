@@ -50,41 +50,59 @@ class Ours:
         self.run()
 
 
+def device() -> torch.device:
+    """The CUDA device where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def written(length: int) -> PackedSource:
+    """Rows of our own docs, as far as they go, then from the start."""
+    tokenizer = load.load_tokenizer(str(TEACHER))
+    found = encode(tokenizer, [path.read_text() for path in sorted(DOCS.rglob("*.md"))])
+    starts = np.cumsum([0, *(len(ids) for ids, _ in found)])
+    ids, sizes = (np.concatenate(planes) for planes in zip(*found, strict=True))
+    return PackedSource(Stream(ids, sizes, starts, tokenizer.eos_token_id), length)
+
+
+def drawn(vocab: int, length: int, rows: int) -> PackedSource:
+    """Rows of documents of random words, drawn as words are: few often, most seldom."""
+    source = np.random.default_rng(0)
+    tokens = rows * (length + 1)
+    ids = (source.zipf(1.3, tokens) % (vocab - 1)).astype(np.int64)
+    starts = np.append(np.arange(0, tokens, 2 * length), tokens)
+    return PackedSource(Stream(ids, np.ones_like(ids), starts, vocab - 1), length)
+
+
+def ground(*, quick: bool) -> Ground:
+    """SmolLM2-135M-Instruct, of which a student keeps a third, and rows of our docs. quick: tiny and random."""
+    torch.manual_seed(0)
+    if not quick:
+        masters = load.load_model(str(TEACHER))
+        return Ground(masters, copy.deepcopy(masters), written(512), ROWS)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6}
+    shape = LlamaConfig(vocab_size=5000, num_attention_heads=2, num_key_value_heads=2, **sizes)
+    masters = LlamaForCausalLM(shape)
+    return Ground(masters, copy.deepcopy(masters), drawn(5000, 32, STEPS * ROWS), ROWS)
+
+
 class Ground:
-    """Teacher, rows and students of one size. quick: a tiny random teacher."""
+    """Teacher, rows and students. A student keeps one of `every` layers of the masters; `rows` make a step."""
 
-    def __init__(self, *, quick: bool) -> None:
-        self.every = 3  # of how many layers a student keeps one
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(
+        self, masters: PreTrainedModel, teacher: PreTrainedModel, source: PackedSource, rows: int
+    ) -> None:
+        self.every = 3
+        self.device = device()
         self.dtype = place.dtype_of("auto", self.device)
-        torch.manual_seed(0)
-        if quick:
-            sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6}
-            shape = LlamaConfig(
-                vocab_size=5000, num_attention_heads=2, num_key_value_heads=2, **sizes
-            )
-            self.masters: PreTrainedModel = LlamaForCausalLM(shape)
-        else:
-            self.masters = load.load_model(str(TEACHER))
-        self.teacher = copy.deepcopy(self.masters).to(self.device, self.dtype).eval()
-        self.vocab, self.length = self.masters.config.vocab_size, 32 if quick else 512
-        self.source = self._drawn(self.vocab) if quick else self._written()
+        self.masters = masters
+        self.teacher = teacher.to(self.device, self.dtype).eval()
+        self.vocab, self.length = masters.config.vocab_size, source.length
+        self.source, self.rows = source, rows
 
-    def _written(self) -> PackedSource:
-        """Rows of our own docs, as far as they go, then from the start."""
-        tokenizer = load.load_tokenizer(str(TEACHER))
-        found = encode(tokenizer, [path.read_text() for path in sorted(DOCS.rglob("*.md"))])
-        starts = np.cumsum([0, *(len(ids) for ids, _ in found)])
-        ids, sizes = (np.concatenate(planes) for planes in zip(*found, strict=True))
-        return PackedSource(Stream(ids, sizes, starts, tokenizer.eos_token_id), self.length)
-
-    def _drawn(self, vocab: int) -> PackedSource:
-        """Rows of documents of random words, drawn as words are: few often, most seldom."""
-        source = np.random.default_rng(0)
-        tokens = STEPS * ROWS * (self.length + 1)
-        ids = (source.zipf(1.3, tokens) % (vocab - 1)).astype(np.int64)
-        starts = np.append(np.arange(0, tokens, 2 * self.length), tokens)
-        return PackedSource(Stream(ids, np.ones_like(ids), starts, vocab - 1), self.length)
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.rows * self.length
 
     def student(self, *, twice: bool = False) -> PreTrainedModel:
         """One of every few of the teacher's layers, float32. twice: with its activations computed twice."""
@@ -97,26 +115,39 @@ class Ground:
         return made.to(self.device).train()
 
     def ours(
-        self,
-        teacher: Teacher | None,
-        folder: Path,
-        *,
-        twice: bool = False,
+        self, teacher: Teacher | None, folder: Path, *, twice: bool = False, students: int = 1
     ) -> Ours:
         """One step of Limbeck's own loop; without a teacher, cross-entropy. twice: activations computed twice."""
+        jobs = [self._job(teacher, folder, twice=twice) for _ in range(students)]
+        for job in jobs:
+            job.ahead = jobs[0].ahead
+
+        def run() -> None:
+            loop.one_step(jobs)
+            for job in jobs:
+                job.adam.zero_grad(set_to_none=True)
+
+        def forget() -> None:
+            for job in jobs:
+                job.step_module._room = Room()
+
+        return Ours(run, forget)
+
+    def _job(self, teacher: Teacher | None, folder: Path, *, twice: bool) -> loop.Loop:
+        """A student of its own in our loop."""
         objective = "forward_kl" if teacher else "cross_entropy"
         stage = Stage(
             name="only",
             source="text",
             objective=[objective],
             budget=f"{STEPS} steps",
-            rows_per_step=ROWS,
-            micro_rows=ROWS,
+            rows_per_step=self.rows,
+            micro_rows=self.rows,
         )
         student, world = self.student(twice=twice), parallel.start(self.device)
         step = Step(student, vocab=self.vocab)
         parallel.shard(step, layout.layers(student), world, self.dtype)
-        job = loop.Loop(
+        return loop.Loop(
             step_module=step,
             adam=optim.adamw(step, stage.optimizer),
             source=self.source,
@@ -131,22 +162,18 @@ class Ground:
             checkpoint_every=STEPS,
         )
 
-        def run() -> None:
-            loop.one_step([job])
-            job.adam.zero_grad(set_to_none=True)
-
-        def forget() -> None:
-            step._room = Room()
-
-        return Ours(run, forget)
-
     def cached(self, folder: Path) -> Cached:
         """The teacher's answers on all rows, recorded at threshold 1/50."""
         about = CacheAbout(
             teacher="0" * 64, tokenizer="0" * 64, vocab=self.vocab, length=self.length
         )
         record(
-            Live(self.teacher), self.source, range(STEPS * ROWS), folder, about, device=self.device
+            Live(self.teacher),
+            self.source,
+            range(STEPS * self.rows),
+            folder,
+            about,
+            device=self.device,
         )
         return Cached(CacheReader(folder))
 
@@ -157,11 +184,11 @@ class Ground:
             student = student.to(self.dtype)
         adam = torch.optim.AdamW(student.parameters(), lr=3e-4, fused=True)
         loss = peers.gkd_loss() if kind == "gkd" else None
-        at = iter(range(0, 10**9, ROWS))
+        at = iter(range(0, 10**9, self.rows))
 
         def run() -> None:
             first = next(at)
-            batch = self.source.batch(range(first, first + ROWS)).to(self.device)
+            batch = self.source.batch(range(first, first + self.rows)).to(self.device)
             ids = batch.input_ids
             with torch.autocast(self.device.type, self.dtype, enabled=autocast):
                 if loss is None:

@@ -13,6 +13,9 @@ from limbeck.models.load import sanitised
 from limbeck.names import suggestion
 from limbeck.types import Materials
 
+# Keys of published configs that transformers 5 reads and writes under other names.
+_OLDER = {"rope_theta", "rope_scaling", "torch_dtype"}
+
 
 def scratch(
     materials: Materials,
@@ -47,7 +50,7 @@ def known_config(values: dict[str, Any]) -> PretrainedConfig:
         plain = AutoConfig.for_model(family)
     except ValueError as reason:
         raise RecipeError(f"student.scratch.config: transformers has no '{family}'.") from reason
-    known = sorted(set(plain.to_dict()) | set(plain.attribute_map) | {"architectures"})
+    known = sorted(set(plain.to_dict()) | set(plain.attribute_map) | {"architectures"} | _OLDER)
     for key in clean:
         if key not in known:
             raise RecipeError(

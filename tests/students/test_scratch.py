@@ -1,6 +1,7 @@
 """A model from sizes: strict about its keys, and the same for the same seed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
@@ -18,6 +19,7 @@ SIZES = {
     "num_attention_heads": 2,
     "vocab_size": 29,
 }
+CONFIGS = Path(__file__).parents[2] / "recipes/configs"
 NOTHING = Materials(teacher=lambda: None, load=lambda name, revision: None)
 
 
@@ -42,6 +44,15 @@ def test_vocabulary_and_special_ids_come_from_the_teacher():
         config=sizes,
     )
     assert (made.config.vocab_size, made.config.eos_token_id) == (tiny.VOCAB, 2)
+
+
+def test_a_published_config_is_read_with_its_rotary_positions():
+    published = json.loads((CONFIGS / "meta-llama--Llama-3.2-1B-Instruct.json").read_text())
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    sizes = published | small | {"num_attention_heads": 2, "num_key_value_heads": 2}
+    found = scratch(NOTHING, config=sizes | {"vocab_size": 29}).config.rope_parameters
+    assert found["rope_theta"] == 500_000
+    assert (found["rope_type"], found["factor"]) == ("llama3", 32.0)
 
 
 @pytest.mark.parametrize(
