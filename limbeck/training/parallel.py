@@ -38,7 +38,8 @@ def start(device: torch.device, minutes: int = 30) -> World:
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), device)
     if "RANK" not in os.environ:
-        if device.type == "cuda":
+        if device.type == "cuda":  # set_device refuses one without a number
+            device = torch.device("cuda", device.index or 0)
             torch.cuda.set_device(device)
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         return World(0, 1, device)
