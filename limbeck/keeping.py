@@ -50,7 +50,7 @@ class Keeper:
         """The uniform numbers of the tokens that count (draws, counted)."""
         draws = {"sample": self.about.draws, "rs": self.about.samples}.get(self.about.kind, 0)
         found = uniforms(batch.addresses, batch.input_ids.shape[1], draws)
-        return found[:, batch.counted.cpu()]
+        return found[:, batch.on_cpu.counted]
 
     def _part(self, signal: Signal, part: slice, drawn: Tensor) -> Record:
         """What is kept of a chunk of tokens."""

@@ -63,7 +63,13 @@ class Batch:
         moved = moved_to(self, device)
         for name in ("counted", "edges"):
             moved.__dict__[name] = getattr(self, name).to(device, non_blocking=True)
+        moved.__dict__["on_cpu"] = self.on_cpu
         return moved
+
+    @functools.cached_property
+    def on_cpu(self) -> Batch:
+        """The same batch where numbers can be read; that which was moved to a device is still at hand."""
+        return self if self.input_ids.device.type == "cpu" else moved_to(self, "cpu")
 
     @functools.cached_property
     def counted(self) -> Tensor:

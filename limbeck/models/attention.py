@@ -123,7 +123,7 @@ def _on_device(query: Tensor, key: Tensor, value: Tensor, found: Tensor, how: _H
     """One kernel for all documents: (batch, time, heads, width)."""
     batch, heads, time, _ = query.shape
     if _takes_groups():
-        groups = {"enable_gqa": key.shape[1] != heads}
+        groups: dict[str, Any] = {"enable_gqa": key.shape[1] != heads}
     else:
         groups = {}
         key, value = _repeated(key, heads), _repeated(value, heads)

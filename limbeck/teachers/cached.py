@@ -60,7 +60,7 @@ class Cached:
             return inside
         epochs = batch.epochs or (0,) * len(batch.addresses)
         draws = [epoch % self.reader.about.draws for epoch in epochs]
-        said = self.reader.read(batch.addresses, batch.weights.cpu() != 0, draws)
+        said = self.reader.read(batch.addresses, batch.on_cpu.weights != 0, draws)
         device = batch.input_ids.device
         match said:
             case TopK():
@@ -78,7 +78,7 @@ class Cached:
         if not taps:
             return Signal()
         readers = {tap: self._at(tap) for tap in taps}
-        counted = batch.weights.cpu() != 0
+        counted = batch.on_cpu.weights != 0
         held = counted.clone()
         for reader in readers.values():
             for address in batch.addresses:
@@ -150,7 +150,8 @@ class Cached:
                 f"length {length}. Record again with 'limbeck record', or correct the source's length."
             )
         self.reader.check_holds(batch.addresses)
-        rows = zip(batch.addresses, batch.input_ids.cpu(), batch.position_ids.cpu(), strict=True)
+        here = batch.on_cpu
+        rows = zip(batch.addresses, here.input_ids, here.position_ids, strict=True)
         for address, ids, positions in rows:
             self._check_tokens(self.reader, address, tokens_digest(ids, positions))
 

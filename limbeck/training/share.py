@@ -47,11 +47,11 @@ def chosen(
     keys: one a row, 32 hexadecimal digits. most: of a row. held: int64 (held,), which of the tokens that count there
     is anything to look at; None for all. A share of 1 takes them all, as they stand.
     """
-    counts = (batch.weights != 0).cpu()
+    counts = batch.on_cpu.weights != 0
     there = counts.clone()
     if held is not None:
         there = torch.zeros_like(counts)
-        there.view(-1)[batch.counted.cpu()[held.cpu()]] = True
+        there.view(-1)[batch.on_cpu.counted[held.cpu()]] = True
     totals, held_counts = counts.sum(-1), there.sum(-1)
     pairs = zip(totals.tolist(), held_counts.tolist(), strict=True)
     each = [min(size(share, n, most), m) if n else 0 for n, m in pairs]
