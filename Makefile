@@ -52,11 +52,10 @@ bench: $(PEERS) ## The benchmarks beside their peers, 19 minutes on 2 quiet core
 	for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py || exit 1; done
 	$(BIN)/python benchmarks/page.py
 
-bench-gpu: $(PEERS) ## The same on a CUDA device; where there is none, at tiny sizes, to see that all of it runs
-	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
-	  echo "There is no CUDA device here: tiny sizes on the CPU. No GPU figure exists yet."
+bench-gpu: $(PEERS) ## Heads, recording and steps on a CUDA device; where there is none, at tiny sizes, to see that all of it runs
+	$(BIN)/python benchmarks/device.py
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  $(MAKE) bench; \
+	  $(BIN)/python benchmarks/page.py; \
 	else for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py --quick || exit 1; done; fi
 
 gate: $(STAMP) ## Two cheap benchmark rows that must not get worse, with slack

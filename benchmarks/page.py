@@ -13,6 +13,11 @@ PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 TITLES = {
     "head": "B1. The head with a dense teacher",
     "head_memory": "B1. Its memory",
+    "device_ceilings": "On a GPU: what it gives at most",
+    "device_head": "B1 on a GPU. The head with a dense teacher",
+    "device_kinds": "B2 on a GPU. Other targets",
+    "device_recording": "B4 on a GPU. Recording a teacher",
+    "device_steps": "B6 and B7 on a GPU. Whole optimizer steps",
     "head_kinds": "B2 and B3. Other targets and divergences",
     "recording": "B4. Recording a teacher",
     "recording-memory": "B4. Its memory",
@@ -37,13 +42,11 @@ HEAD = """# Benchmarks
 *Written by `make bench`, which measures all of it again; do not edit. How each is measured stands in
 [benchmarks/README.md](../benchmarks/README.md).*
 
-Ours and theirs run in one process on the same tensors, turn by turn; a ratio is the median over rounds of CPU seconds.
+Ours and theirs run in one process on the same tensors, turn by turn; a ratio is the median over rounds of CPU seconds, on a GPU of wall seconds.
 Absolute figures are those of the machine named under each table. {gpu}
 """
-NO_GPU = (
-    "**No GPU figure exists yet**: `make bench-gpu` runs the same on a CUDA device, and at tiny sizes where there "
-    "is none."
-)
+GPU = "`make bench-gpu` measures on a CUDA device, and runs at tiny sizes where there is none. {state}"
+ON_GPU = ("device_head", "device_kinds", "device_recording", "device_steps")
 
 
 def page(results: Path = RESULTS) -> str:
@@ -52,8 +55,9 @@ def page(results: Path = RESULTS) -> str:
     found = {
         name: one for name, one in found.items() if "rows" in one
     }  # not the runs behind a table
-    devices = [str(one["machine"]["device"]) for one in found.values()]
-    lines = [HEAD.format(gpu="" if any("NVIDIA" in name for name in devices) else NO_GPU)]
+    missing = [TITLES[name].partition(" on")[0] for name in ON_GPU if name not in found]
+    state = f"**No GPU figure exists yet of {' and '.join(missing)}.**" if missing else ""
+    lines = [HEAD.format(gpu=GPU.format(state=state).strip())]
     for name in [*TITLES, *(name for name in found if name not in TITLES)]:
         if name in found:
             lines += section(TITLES.get(name, name), found[name])

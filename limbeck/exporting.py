@@ -134,7 +134,7 @@ def card(facts: dict[str, Any]) -> str:
         "",
         f"# {facts['name']}",
         "",
-        f"A student of `{facts['teacher'] or 'no teacher'}`, distilled with Limbeck {facts['versions']['limbeck']}.",
+        f"A student of `{facts['teacher'] or 'no teacher'}`, distilled with Limbeck {facts['versions'].get('limbeck', '(not installed)')}.",
         "",
         f"- Method: {facts['method']}",
         f"- Parameters: {facts['parameters']:,}",

@@ -20,6 +20,7 @@ from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, NonFinite
 from limbeck.featuring import FeatureKeeper, folder
 from limbeck.keeping import Keeper
 from limbeck.models.layout import Head
+from limbeck.objectives._buffers import rows_at_once
 from limbeck.planning import Planned, groups
 from limbeck.progress import progress
 from limbeck.selection.joined import Record
@@ -132,7 +133,7 @@ def record(
     world: int = 1,
     rows_per_shard: int = 64,
     micro_rows: int | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
     stop: Callable[[], bool] = never,
     device: torch.device | str = "cpu",
 ) -> RecordCounts:
@@ -141,8 +142,8 @@ def record(
     Of a row those tokens are recorded that count at any of the positions. A row that is there with fewer of them is
     recorded anew. Groups of rows are fixed by `positions` alone and a group's missing rows become one shard, so that
     a killed and repeated recording leaves the bytes of an undisturbed one. Rank r takes each group g with
-    g % world == r. `chunk` tokens have their logits (chunk, vocab) at one time; micro_rows, the rows of one forward,
-    is chosen by their length. Ranks of one process group keep pace, because a sharded teacher needs them all in each
+    g % world == r. `chunk` tokens have their logits (chunk, vocab) at one time; it and micro_rows, the rows of one forward,
+    are chosen by device and length. Ranks of one process group keep pace, because a sharded teacher needs them all in each
     forward. features: what is kept of taps, each in a cache of its own inside this one's folder; rows that are there
     in some of them are asked for what the others lack. head: what gives the teacher's head for kind `hidden8`, the frozen student's for `kl-vector`.
     """
@@ -154,7 +155,8 @@ def record(
     if micro_rows is None:
         micro_rows = max(1, _TOKENS.get(where.type, _MANY) // about.length)
     about, given = _with_head(path, about, head, first=rank == 0)
-    keeper = Keeper(about, chunk=chunk, mean_of=given if about.kind == "kl-vector" else None)
+    size = chunk or rows_at_once(where)
+    keeper = Keeper(about, chunk=size, mean_of=given if about.kind == "kl-vector" else None)
     together = world > 1 and dist.is_available() and dist.is_initialized()
     stores = [Store(path, keeper)]
     stores += [Store(folder(path, tap.tap), FeatureKeeper(tap)) for tap in features]

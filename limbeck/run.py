@@ -197,7 +197,7 @@ def _record(base: Ground, stop: Stop, rank: int, world: int, whole: Recipe) -> d
         head=functools.partial(recorded.head, base, teacher),
         rank=rank,
         world=world,
-        chunk=base.recipe.compute.chunk or 256,
+        chunk=base.recipe.compute.chunk,
         stop=stop,
         device=base.device,
     )
