@@ -103,7 +103,10 @@ def _asked(recipe: Recipe, stage: Stage, term: Term, models: Models) -> Asked:
         pairs = [pair for link in term.linked.at for pair in _pairs(link, models)]
         _check_once(pairs)
         joints = [Joint(*pair) for pair in pairs]
-        if kind != "heads":
+        if kind == "heads":
+            taps.check_heads(models[0](), [joint.student for joint in joints])
+            taps.check_heads(models[1](), [joint.teacher for joint in joints])
+        else:
             joints = _measured(term, joints, models, narrowed(recipe))
     except (ModelError, RecipeError) as reason:
         raise RecipeError(f"{where}: {reason}") from reason

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from limbeck import names
 from limbeck.errors import RecipeError
-from limbeck.recipe import Part, Ramp, Recipe, Term
+from limbeck.recipe import Linked, Part, Ramp, Recipe, Term
 from limbeck.strict import parse_yaml
 
 LARGEST = 1_000_000
@@ -168,6 +168,10 @@ def checked(
     values = {}
     for key, value in part.options.items():
         if key not in known:
+            if family == "objectives" and key in Linked.model_fields:
+                raise RecipeError(
+                    f"{where}: '{key}' of '{part.name}' is of taps, and 'at' says of which; it is not given."
+                )
             there = ", ".join(known) or "none"
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""

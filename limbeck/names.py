@@ -44,6 +44,10 @@ def find(family: str, name: str) -> Callable[..., Any]:
             found = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as reason:
             raise RecipeError(f"'{name}' cannot be imported: {reason}.") from reason
+        if not callable(found):
+            raise RecipeError(
+                f"'{name}' is {type(found).__name__}; wanted a function or a class of limbeck.{family}'s kind."
+            )
         return found  # type: ignore[no-any-return]
     names = members(family)
     if name not in names:

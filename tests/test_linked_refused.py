@@ -58,6 +58,10 @@ def place(tmp_path_factory):
         ({"attention_transfer": {"at": "layers.0", "of": []}}, "at least 1"),
         ({"attention_transfer": {"at": "layers.0", "relation_heads": -1}}, "greater than 0"),
         ({"relation_angle": {"at": "norm", "max_units": 2}}, "greater than or equal to 3"),
+        ({"attention_transfer": {"at": "layers.0.mlp"}}, "no attention was seen there"),
+        ({"feature_mse": {"at": "rotary_emb"}}, "of 2 rows of 3 tokens; wanted one vector a token"),
+        ({"feature_mse": {"projector": "linear"}}, "'at' says of which; it is not given"),
+        ("os.path.sep", r"'os\.path\.sep' is str; wanted a function"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_model_is_loaded(place, monkeypatch, objective, told):

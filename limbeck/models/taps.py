@@ -92,11 +92,7 @@ def signal(
     Of every token of the batch, also those that do not count. Where activation checkpointing runs a block again,
     nobody listens any more.
     """
-    if wanted.heads and not attention.switch(layout.plain_model(model)):
-        raise ModelError(
-            f"{type(layout.plain_model(model)).__name__}: its attention at {wanted.heads[0]} is wanted, and it does not "
-            "run sdpa, through which queries and keys are seen. Load it with attn_implementation 'sdpa'."
-        )
+    _check_switched(model, wanted.heads)
     with listening(model, wanted.features, wanted.heads) as seen:
         out, flat = layout.forward(model, batch)
     features = {tap: _vectors(tap, seen.features, flat) for tap in wanted.features}
@@ -147,31 +143,64 @@ def _vectors(tap: str, seen: dict[str, Any], flat: Callable[[Tensor], Tensor]) -
     return flat(found)
 
 
-def _heads(tap: str, seen: _Seen, flat: Callable[[Tensor], Tensor], batch: Batch) -> Heads:
+def _check_switched(model: nn.Module, heads: Sequence[str]) -> None:
+    if heads and not attention.switch(layout.plain_model(model)):
+        raise ModelError(
+            f"{type(layout.plain_model(model)).__name__}: its attention at {heads[0]} is wanted, and it does not "
+            "run sdpa, through which queries and keys are seen. Load it with attn_implementation 'sdpa'."
+        )
+
+
+def _entered(tap: str, seen: _Seen) -> tuple[Tensor, Tensor, Tensor, float | None]:
+    """Query, key, value and scale of the attention at a tap."""
     if tap not in seen.heads:
         raise ModelError(
             f"tap '{tap}': no attention was seen there. Name a block, such as {BLOCKS}.3, or its attention."
         )
-    query, key, value, scale = seen.heads[tap]
+    return seen.heads[tap]
+
+
+def _heads(tap: str, seen: _Seen, flat: Callable[[Tensor], Tensor], batch: Batch) -> Heads:
+    query, key, value, scale = _entered(tap, seen)
     query, key, value = (flat(each.transpose(1, 2)) for each in (query, key, value))
     return Heads(
         query, key, value, batch.edges, query.shape[-1] ** -0.5 if scale is None else scale
     )
 
 
-@torch.no_grad()
 def widths(model: nn.Module, features: Sequence[str]) -> dict[str, int]:
-    """Channels at each tap, found by a forward of two tokens, also of a model that has shapes and no weights."""
+    """Channels at each tap, found by a forward of two rows, also of a model that has shapes and no weights."""
+    seen = _tried(model, features, ())
+    found = {}
+    for tap in features:
+        shape = tuple(_vectors(tap, seen.features, lambda x: x).shape)
+        if shape[:2] != (2, 3):  # such as rotary positions, which all rows share
+            raise ModelError(
+                f"tap '{tap}' gives {shape} of 2 rows of 3 tokens; wanted one vector a token. Choose another module."
+            )
+        found[tap] = shape[2]
+    return found
+
+
+def check_heads(model: nn.Module, heads: Sequence[str]) -> None:
+    """Refuses a tap in which no attention runs, or several do; the model may have shapes and no weights."""
+    _check_switched(model, heads)
+    seen = _tried(model, (), heads)
+    for tap in heads:
+        _entered(tap, seen)
+
+
+@torch.no_grad()
+def _tried(model: nn.Module, features: Sequence[str], heads: Sequence[str]) -> _Seen:
+    """What taps show in a forward of two rows of three tokens."""
     first = next(layout.trunk(model).parameters())
-    ids = torch.zeros(1, 2, dtype=torch.int64, device=first.device)
+    ids = torch.zeros(2, 3, dtype=torch.int64, device=first.device)
     if first.is_meta:  # grouped products of experts know no other dtype there
         layout.trunk(model).to(torch.bfloat16)
     was = model.training
     # A mask of its own: to make one, transformers looks at numbers, and a model of shapes has none.
-    mask = torch.ones(1, 1, 2, 2, dtype=torch.bool, device=first.device)
-    with listening(model.eval(), features, ()) as seen:
+    mask = torch.ones(2, 1, 3, 3, dtype=torch.bool, device=first.device)
+    with listening(model.eval(), features, heads) as seen:
         layout.trunk(model)(input_ids=ids, attention_mask=mask, use_cache=False)
     model.train(was)
-    return {
-        tap: _vectors(tap, seen.features, lambda x: x.flatten(0, 1)).shape[-1] for tap in features
-    }
+    return seen
