@@ -1,0 +1,102 @@
+"""Arms of an experiment: each a recipe that `limbeck train` would carry out, trained and judged without its export.
+
+Every finished arm is written down at once, and the same command goes on with the others.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from side_by_side import RESULTS, save
+
+from limbeck import assembly, files, fitting, loading, run
+from limbeck.arm import train, trained_student
+from limbeck.evaluation._judge import judge
+from limbeck.evaluation.agreement import agreement
+from limbeck.evaluation.bits_per_byte import bits_per_byte
+from limbeck.folder import Folder
+from limbeck.training import parallel
+
+Made = Callable[[str, int], dict[str, Any]]
+"""The recipe of an arm and a seed, as plain data."""
+
+
+def measured(tree: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
+    """Trains one arm and judges it on all of its `evaluate.rows`."""
+    asked = fitting.check(loading.build(tree))
+    assert asked.evaluate is not None
+    base, world = run._begun(asked)
+    folder = Folder(Path(asked.runs) / asked.name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (learner,) = run.arms(base, world, folder, run.Stop())
+    begun = time.monotonic()
+    train([learner])
+    seconds = time.monotonic() - begun
+    student, tokens = trained_student(learner)
+    teacher, source = assembly.load_teacher(base), assembly.held_out(base)
+    assert teacher is not None
+    assert source is not None
+    models = {"teacher": teacher, "student": student.to(base.dtype)}
+    measures = [(bits_per_byte, {}), (agreement, {})]
+    found = judge(
+        models, source, measures, rows=asked.evaluate.rows, vocab=base.vocab,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    return {
+        "arm": arm,
+        "seed": seed,
+        "bits_per_byte": found["bits_per_byte"]["student"]["bits_per_byte"],
+        "kl": found["agreement"]["student"]["kl_to_teacher"],
+        "teacher": found["bits_per_byte"]["teacher"]["bits_per_byte"],
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "tokens": tokens,
+        "seconds": seconds,
+    }
+
+
+def table(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row an arm, in the order of their first runs: means over seeds, and the smallest and largest."""
+    rows = []
+    for arm in dict.fromkeys(one["arm"] for one in runs):
+        mine = [one for one in runs if one["arm"] == arm]
+        row: dict[str, Any] = {"arm": arm, "seeds": len(mine)}
+        for name, key in (("bits/byte", "bits_per_byte"), ("KL", "kl")):
+            values = [one[key] for one in mine]
+            row |= {name: statistics.mean(values)}
+            row |= {f"{name} least": min(values), f"{name} most": max(values)}
+        rows.append(row)
+    return rows
+
+
+def carried_out(
+    name: str,
+    plan: Sequence[tuple[str, int]],
+    made: Made,
+    *,
+    settings: str,
+    quick: bool,
+    told: Callable[[str, int], dict[str, Any]] = lambda arm, seed: {},  # noqa: ARG005
+) -> None:
+    """Every arm and seed of a plan that results/<name>-runs.json does not hold yet; then results/<name>.json.
+
+    told: what is written beside a run's figures. quick: writes nothing.
+    """
+    store = RESULTS / f"{name}-runs.json"
+    known = files.read_json(store) if store.is_file() and not quick else {}
+    runs: list[dict[str, Any]] = known.get(settings, [])
+    for arm, seed in plan:
+        if any((one["arm"], one["seed"]) == (arm, seed) for one in runs):
+            continue
+        runs.append(measured(made(arm, seed), arm, seed) | told(arm, seed))
+        gc.collect()
+        if not quick:
+            files.write_json(store, known | {settings: runs})
+            save(name, table(runs), note=settings)
+    save(name, table(runs), note=settings, quick=quick)
+    parallel.barrier()
