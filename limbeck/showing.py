@@ -154,15 +154,16 @@ def _add_stage(
         )
     per_step = stage.rows_per_step * length
     steps = stage.budget.steps(per_step)
-    tied = [term for term in linking.functions(recipe, stage) if isinstance(term, Tied)]
-    maps = linking.map_parameters(tied)
+    asked = zip(stage.terms, linking.functions(recipe, stage), strict=True)
+    tied = {term.title: one for term, one in asked if isinstance(one, Tied)}
+    maps = linking.map_parameters(list(tied.values()))
     peak = estimate(student, trained, teacher, stage, recipe, bytes_each, maps=maps)
     arms = 2 if recipe.control else 1
     table.add_section()
-    table.add_row(f"stage {stage.name}", " + ".join(f"{term.name}" for term in stage.terms))
-    for term in tied:
+    table.add_row(f"stage {stage.name}", " + ".join(term.title for term in stage.terms))
+    for title, term in tied.items():
         for line in linking.lines(term):
-            table.add_row(f"  {term.function.__name__}", line)
+            table.add_row(f"  {title}", line)
     beside = f", and {maps:,} of projectors" if maps else ""
     table.add_row(
         "  trained / frozen", f"{trained:,} / {_count(student) - trained:,} parameters{beside}"

@@ -7,7 +7,7 @@ were left out, and a relation counts each row by the weight of its tokens: no ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -55,11 +55,15 @@ class Tied:
 
 @dataclass(frozen=True)
 class Inside:
-    """What a forward has shown inside the student: features {tap: (tokens, width)} of tokens that count, and heads."""
+    """What a forward has shown inside the student: features {tap: (tokens, width)} of tokens that count, and heads.
+
+    beside: {tap: (held, width)}, what the teacher has, as the student's own projection at that tap gives it.
+    """
 
     features: dict[str, Tensor]
     heads: dict[str, Heads]
     projectors: nn.ModuleDict
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     def at(self, joint: Joint, places: Tensor) -> Tensor:
         """The features of some tokens, as the teacher's are to be compared with: (chosen, width)."""
@@ -89,6 +93,16 @@ def taps(terms: Sequence[Any], side: Literal["student", "teacher"]) -> Wanted:
     return Wanted(features=features, heads=heads)
 
 
+def handed(terms: Sequence[Any], teacher: Signal | None) -> dict[str, Tensor]:
+    """What the student's projections are to take of the teacher: {student's tap: (held, wide)}."""
+    return {
+        joint.student: teacher.features[joint.teacher]
+        for term in terms
+        if isinstance(term, Tied) and term.linked.teacher_projected and teacher is not None
+        for joint in term.joints
+    }
+
+
 def wanted(students: Sequence[Sequence[Any]]) -> Wanted:
     """What is asked of one teacher for the terms of several students. Cross-entropy asks for nothing."""
     every = [term for terms in students for term in terms]
@@ -109,10 +123,11 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
         ]
         return torch.stack([_weighed(values, rows.weights) for values in each]).sum()
     taken = _taken(term, batch, teacher.held)
+    there = _where(taken.places, teacher.held)
     pairs = [
         (
             inside.at(joint, taken.places),
-            teacher.features[joint.teacher].index_select(0, _where(taken.places, teacher.held)),
+            _theirs(term, joint, inside, teacher).index_select(0, there),
         )
         for joint in term.joints
     ]
@@ -125,6 +140,13 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
     else:
         sums = [_among_tokens(term, rows, taken, pair) for pair in pairs]
     return torch.stack(sums).sum()
+
+
+def _theirs(term: Tied, joint: Joint, inside: Inside, teacher: Signal) -> Tensor:
+    """The teacher's features (held, width) that a joint compares with."""
+    if term.linked.teacher_projected:
+        return inside.beside[joint.student]
+    return teacher.features[joint.teacher].detach()
 
 
 def _taken(term: Tied, batch: Batch, held: Tensor | None) -> share.Share:
