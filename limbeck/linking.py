@@ -88,6 +88,11 @@ def map_parameters(terms: Sequence[Tied]) -> int:
     return sum(sizes.values())
 
 
+def channels(terms: Sequence[Tied]) -> int:
+    """How many numbers a token has at the taps that these terms compare, both sides together."""
+    return sum(sum(joint.widths) for term in terms for joint in term.joints if joint.widths)
+
+
 def _models(recipe: Recipe) -> Models:
     def teacher() -> PreTrainedModel:
         model = assembly.teacher_model(recipe)

@@ -183,6 +183,13 @@ def ends(student: PreTrainedModel) -> tuple[NarrowEmbedding, NarrowIn]:
     return first, last
 
 
+def teachers_own(student: nn.Module) -> int:
+    """How many parameters of a clone are frozen tensors of its teacher; of another model, none."""
+    kinds = NarrowIn | NarrowOut | NarrowEmbedding
+    found = {id(one.frozen): one.frozen for one in student.modules() if isinstance(one, kinds)}
+    return sum(one.numel() for one in found.values())
+
+
 @torch.no_grad()
 def merged(student: PreTrainedModel) -> PreTrainedModel:
     """The same model with plain layers, in place; table and head are one where the config ties them."""

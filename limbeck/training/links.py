@@ -6,10 +6,10 @@ were left out, and a relation counts each row by the weight of its tokens: no ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,14 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
     if term.kind == "features":
         some = rows if taken.places.numel() == rows.labels.numel() else rows[taken.places]
         weights = some.weights * taken.factors
-        sums = [_weighed(term.function(*pair, some), weights) for pair in pairs]
+
+        def value(mine: Tensor, theirs: Tensor) -> Tensor:
+            return _weighed(term.function(mine, theirs, some), weights)
+
+        learning = torch.is_grad_enabled()
+        sums = [
+            cast(Any, _AtOnce.apply)(*pair, value) if learning else value(*pair) for pair in pairs
+        ]
     elif term.linked.units == "rows":
         sums = [_pooled(term, batch, taken, pair) for pair in pairs]
     else:
@@ -147,6 +154,38 @@ def _theirs(term: Tied, joint: Joint, inside: Inside, teacher: Signal) -> Tensor
     if term.linked.teacher_projected:
         return inside.beside[joint.student]
     return teacher.features[joint.teacher].detach()
+
+
+class _AtOnce(torch.autograd.Function):
+    """A value of two sides whose slopes are made in the forward pass, in the sides' own numbers.
+
+    What lies between them and the value, in float32 and several times as large, is freed at once: with a term at
+    every matrix of every block it would fill the memory until the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mine: Tensor, theirs: Tensor, value: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        asked = ctx.needs_input_grad[:2]
+        with torch.set_grad_enabled(any(asked)):
+            sides = [one.detach() for one in (mine, theirs)]
+            leaves = [
+                one.requires_grad_() for one, wants in zip(sides, asked, strict=True) if wants
+            ]
+            found = value(*sides)
+        reached = bool(leaves) and found.requires_grad
+        slopes = iter(
+            torch.autograd.grad(found, leaves, allow_unused=True) if reached else [None] * 2
+        )
+        ctx.save_for_backward(*(next(slopes) if wants else None for wants in asked))
+        return found.detach()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if one is None else one * upstream.to(one) for one in ctx.saved_tensors]
+        return *scaled, None
 
 
 def _taken(term: Tied, batch: Batch, held: Tensor | None) -> share.Share:

@@ -12,7 +12,7 @@ from limbeck.models import layout, taps
 from limbeck.objectives._buffers import Room
 from limbeck.objectives._chunks import chunked
 from limbeck.recipe import Term, value_at
-from limbeck.training import links
+from limbeck.training import links, parallel
 from limbeck.training.links import Inside, Tied
 from limbeck.types import Batch, Objective, Signal
 
@@ -52,8 +52,9 @@ class Step(nn.Module):
 
         The caller divides, once, by the weight of the whole step over all micro-batches and ranks.
         """
-        hidden, inside = self._inside(batch, terms, teacher)
         said = {n: term for n, term in enumerate(terms) if not isinstance(term, Tied)}
+        parallel.keep_gathered(self, not said)
+        hidden, inside = self._inside(batch, terms, teacher)
         sums = hidden.new_zeros(len(terms), dtype=_precise(hidden))
         total = sums.new_zeros(())
         if said:

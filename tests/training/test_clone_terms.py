@@ -1,47 +1,28 @@
 """The clone's terms are the plain mean squares of both streams, each at its place, and learn through every projection."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
 import tiny_clones
+import tiny_run
 import torch
-from tiny_clones import clone, teacher
+from safetensors.torch import load_file
+from tiny_clones import TERMS, clone, teacher, tied
 
 from limbeck.errors import ModelError
 from limbeck.models import layout, taps
 from limbeck.objectives.cross_entropy import cross_entropy
-from limbeck.objectives.feature_mse import feature_mse
 from limbeck.objectives.forward_kl import forward_kl
-from limbeck.recipe import Linked, Term
+from limbeck.recipe import Term
 from limbeck.training import links
-from limbeck.training.links import Joint, Tied
 from limbeck.training.step import Step, terms_at
 from limbeck.types import Signal
 
 BLOCKS = (0, 1)
-ATTENTION, MLP = "layers.{}.self_attn", "layers.{}.mlp"
-# Each clone term: the student's tap, the teacher's, and whether the teacher's goes through the student's projection.
-TERMS = {
-    "attention-query": (f"{ATTENTION}.q_proj", f"{ATTENTION}.q_proj", False),
-    "attention-key": (f"{ATTENTION}.k_proj", f"{ATTENTION}.k_proj", False),
-    "attention-value": (f"{ATTENTION}.v_proj", f"{ATTENTION}.v_proj", False),
-    "attention-in": (f"{ATTENTION}.q_proj.inner", "layers.{}.input_layernorm", False),
-    "attention-out": (f"{ATTENTION}.o_proj.inner", f"{ATTENTION}.o_proj", False),
-    "attention-out-projected": (f"{ATTENTION}.o_proj", f"{ATTENTION}.o_proj", True),
-    "mlp-gate": (f"{MLP}.gate_proj", f"{MLP}.gate_proj", False),
-    "mlp-up": (f"{MLP}.up_proj", f"{MLP}.up_proj", False),
-    "mlp-in": (f"{MLP}.gate_proj.inner", "layers.{}.post_attention_layernorm", False),
-    "mlp-out": (f"{MLP}.down_proj", f"{MLP}.down_proj", True),
-    "mlp-out-inside": (f"{MLP}.down_proj.inner", f"{MLP}.down_proj", False),
-}
-
-
-def tied(name, blocks=BLOCKS, **linked):
-    mine, theirs, through = TERMS[name]
-    joints = tuple(Joint(mine.format(b), theirs.format(b), (1, 1)) for b in blocks)
-    linked = Linked(at=["x"], teacher_projected=through, **linked)
-    return Tied(feature_mse, "features", joints, linked, 3)
 
 
 def said(model, batch, terms, *, held=None):
@@ -289,3 +270,20 @@ def test_joints_know_what_is_handed():
         "layers.1.mlp.down_proj": 1.0,
     }
     assert links.handed(terms, None) == {}
+
+
+@pytest.mark.parametrize("what", ["clone", "clone-alone"])
+def test_two_ranks_give_the_gradients_of_one(tmp_path, what):
+    """Also where no term is on what is said, so that no gradient enters the last block from above."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0",
+         "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", Path(__file__).with_name("two_ranks.py"), what, tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(tmp_path / "gradients.safetensors")
+    work = tiny_clones.job(tmp_path / "one", alone=what == "clone-alone")
+    wanted = {n: g for n, g in tiny_run.gradients(work).items() if g is not None}
+    assert found.keys() == wanted.keys()
+    for name, slope in wanted.items():
+        torch.testing.assert_close(found[name], slope, atol=1e-6, rtol=1e-6, msg=name)
