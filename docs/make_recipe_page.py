@@ -33,9 +33,10 @@ complete, and `key.path=value` after the file's name changes one key (numbers in
     limbeck train recipe.yaml seed=1 stages.0.optimizer.learning_rate=1e-4
 
 A **part** is a name, `forward_kl`, or a name with its options, `{forward_kl: {temperature: 2.0}}`. A **term** is a part whose
-`weight` (default 1.0) and numbers may be a **ramp** `{from: 1.0, to: 0.2, shape: cosine}` over the stage. A part may also be
-a dotted name of your own, `my_package.my_objective`. A term between [taps](#linked) also says `at` which modules of student
-and teacher it compares. A **budget** is a number of tokens or optimizer steps: `200k tokens`,
+`weight` (default 1.0) and numbers may be a **ramp** `{from: 1.0, to: 0.2, shape: cosine}` over the stage. With a label,
+`feature_mse as mlp-gate: {...}`, one objective may stand several times in a stage; the log, `ban` and errors know the term by its
+label. A part may also be a dotted name of your own, `my_package.my_objective`. A term between [taps](#linked) also says `at`
+which modules of student and teacher it compares. A **budget** is a number of tokens or optimizer steps: `200k tokens`,
 `1.5B tokens`, `300 steps`; a budget of tokens is met by the first step that reaches it, and a token that does not count
 (a separator's) is counted here, because it is computed.
 """

@@ -20,7 +20,7 @@ from limbeck.models import layout
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.progress import say
 from limbeck.recipe import Recipe, Stage
-from limbeck.training import checkpoint, loop, optim, parallel, projectors
+from limbeck.training import checkpoint, frozen, loop, optim, parallel, projectors
 from limbeck.training.meter import Log
 from limbeck.training.step import Step
 from limbeck.types import Source, Teacher, Wanted
@@ -146,12 +146,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         _checkpoint_activations(student)
     functions = linking.functions(recipe, stage)
     maps = projectors.made(functions, next(student.parameters()).dtype, _looks(arm, stage, teacher))
-    step = Step(
-        student.to(world.device),
-        vocab=arm.base.vocab,
-        chunk=recipe.compute.chunk,
-        projectors=maps.to(world.device),
-    )
+    step = Step(student, vocab=arm.base.vocab, chunk=recipe.compute.chunk, projectors=maps)
     kept |= {f"{optim.PROJECTORS}{name}" for name, _ in maps.named_parameters()}
     if follows:
         before = arm.checkpoints(index - 1) / f"{last_step(arm, index - 1):06d}"
@@ -162,10 +157,13 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     recorded.check_head(arm.base, teacher, student)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in trained)
+    full = kept | (checkpoint.names(begins_at) if begins_at else set())
+    still = frozen.settled(step, full, arm.base.dtype, teacher, world)
+    step.to(world.device)
     if recipe.compute.compile:
         for layer in layout.layers(student):
             layer.compile()
-    parallel.shard(step, layout.layers(student), world, arm.base.dtype)
+    parallel.shard(step, layout.layers(student), world, arm.base.dtype, still=still)
     adam = optim.adamw(step, stage.optimizer)
     state = _resumed(arm, begins_at, step, adam)
     return loop.Loop(

@@ -45,9 +45,12 @@ def check(recipe: Recipe) -> Recipe:
 
 
 def _check_different(terms: Sequence[Term], where: str) -> None:
-    """Refuses one objective under two names: the log would tell them apart, the loss would count it twice."""
+    """Refuses one objective under two names: the log would tell them apart, the loss would count it twice.
+
+    Under labels of its own it may stand again: somebody wanted it.
+    """
     seen: list[tuple[str, Callable[..., Any]]] = []
-    for term in terms:
+    for term in (each for each in terms if not each.label):
         function = names.find("objectives", term.name)
         for name, earlier in seen:
             if earlier is function:
@@ -100,12 +103,17 @@ def _between_taps(recipe: Recipe, term: Term, where: str) -> bool:
             "such as layers.*.mlp, 'all' blocks by depth, or {student: ..., teacher: ...}."
         )
     free = {
-        "features": {"projector", "token_share"},
+        "features": {"projector", "token_share", "teacher_projected"},
         "units": {"projector", "token_share", "units", "max_units"},
     }
     for name in sorted(linked.model_fields_set - {"at"} - free.get(kind, set())):
         if getattr(linked, name) != type(linked).model_fields[name].default:
             raise RecipeError(f"{where}: '{term.name}' has no '{name}'. Take it out.")
+    if linked.teacher_projected and linked.projector is not None:
+        raise RecipeError(
+            f"{where}: 'teacher_projected' and 'projector' are both given; the student's own projection is the map. Take "
+            "one of them out."
+        )
     if recipe.compute.compile:
         raise RecipeError(
             f"{where}: '{term.name}' looks inside blocks, which compute.compile seals. Set compute.compile to false."

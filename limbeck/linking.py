@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
@@ -18,12 +19,16 @@ from limbeck.types import Objective
 
 Models = tuple[Callable[[], PreTrainedModel], Callable[[], PreTrainedModel]]
 """What gives the student and the teacher on the meta device; neither is made where no term asks."""
+_AT_LENGTH = 6
+"""Pairs of a term that are listed one by one."""
 
 
 def functions(recipe: Recipe, stage: Stage) -> list[Asked]:
     """The objectives of a stage, in the order of its terms; those between taps with their joints."""
     models = _models(recipe)
-    return [_asked(recipe, stage, term, models) for term in stage.terms]
+    found = [_asked(recipe, stage, term, models) for term in stage.terms]
+    _check_one_each(stage, [term for term in found if isinstance(term, Tied)])
+    return found
 
 
 def check(recipe: Recipe) -> None:
@@ -47,7 +52,11 @@ def teacher_taps(recipe: Recipe) -> dict[str, int]:
 def lines(term: Tied) -> list[str]:
     """What a term compares, for people."""
     told = [_line(joint) for joint in term.joints]
+    if len(told) > _AT_LENGTH:
+        told = [told[0], f"and {len(told) - 2} pairs more, to", told[-1]]
     linked = term.linked
+    if linked.teacher_projected:
+        told.append("the teacher's through the student's projection, which learns from both sides")
     if term.kind == "units":
         among = "tokens of each row" if linked.units == "tokens" else "rows of a micro-batch"
         told.append(f"among {linked.max_units} {among} at most")
@@ -79,6 +88,11 @@ def map_parameters(terms: Sequence[Tied]) -> int:
     return sum(sizes.values())
 
 
+def channels(terms: Sequence[Tied]) -> int:
+    """How many numbers a token has at the taps that these terms compare, both sides together."""
+    return sum(sum(joint.widths) for term in terms for joint in term.joints if joint.widths)
+
+
 def _models(recipe: Recipe) -> Models:
     def teacher() -> PreTrainedModel:
         model = assembly.teacher_model(recipe)
@@ -96,7 +110,7 @@ def _asked(recipe: Recipe, stage: Stage, term: Term, models: Models) -> Asked:
     function, _ = loading.checked(term, "objectives", "objective")
     if term.linked is None:
         return function
-    where = f"stage {stage.name}, {term.name}"
+    where = f"stage {stage.name}, {term.title}"
     kind = _kind(function)
     assert kind is not None  # loading.check refuses others
     try:
@@ -110,6 +124,8 @@ def _asked(recipe: Recipe, stage: Stage, term: Term, models: Models) -> Asked:
             joints = _measured(term, joints, models, narrowed(recipe))
     except (ModelError, RecipeError) as reason:
         raise RecipeError(f"{where}: {reason}") from reason
+    if term.linked.teacher_projected:
+        joints = [_through(where, joint, models) for joint in joints]
     if kind == "features":
         _check_widths(where, joints)
     return Tied(function, kind, tuple(joints), term.linked, recipe.seed)
@@ -173,7 +189,7 @@ def _measured(term: Term, joints: list[Joint], models: Models, width: int | None
             joint.student,
             joint.teacher,
             (mine[joint.student], width or theirs[joint.teacher]),
-            named(term.name, joint) if term.linked.projector else "",
+            named(term.title, joint) if term.linked.projector else "",
         )
         for joint in joints
     ]
@@ -182,6 +198,34 @@ def _measured(term: Term, joints: list[Joint], models: Models, width: int | None
 def named(term: str, joint: Joint) -> str:
     """A projector's name in a Step: the same in a stage that compares the same taps as the one before, so that it goes on."""
     return "|".join((term, joint.student, joint.teacher)).replace(".", "-")
+
+
+def _through(where: str, joint: Joint, models: Models) -> Joint:
+    """A joint whose teacher's tap goes through the student's projection, with the widths that are then compared."""
+    try:
+        wide = taps.projecting(models[0](), joint.student).projection.shape[1]
+    except ModelError as reason:
+        raise RecipeError(f"{where}: {reason}") from reason
+    assert joint.widths is not None
+    if joint.widths[1] != wide:
+        raise RecipeError(
+            f"{where}: the projection at the student's {joint.student} takes {wide} channels, the teacher's {joint.teacher} "
+            f"has {joint.widths[1]}. Name a tap of the teacher's stream, such as {joint.student}; of a cached teacher, keep "
+            "whole features."
+        )
+    return replace(joint, widths=(joint.widths[0], joint.widths[0]))
+
+
+def _check_one_each(stage: Stage, terms: Sequence[Tied]) -> None:
+    """A projection is given one tensor of the teacher's in a forward."""
+    given: dict[str, str] = {}
+    for joint in (j for term in terms if term.linked.teacher_projected for j in term.joints):
+        other = given.setdefault(joint.student, joint.teacher)
+        if other != joint.teacher:
+            raise RecipeError(
+                f"stage {stage.name}: at {joint.student} both {other} and {joint.teacher} of the teacher are to go through "
+                "one projection; name one of them."
+            )
 
 
 def _check_widths(where: str, joints: list[Joint]) -> None:

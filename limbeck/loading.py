@@ -210,7 +210,8 @@ def control_of(recipe: Recipe) -> Recipe:
     """
     alone = (Term(name="cross_entropy"),)
     stages = tuple(
-        stage.model_copy(update={"objective": alone, "alpha": None}) for stage in recipe.stages
+        stage.model_copy(update={"objective": alone, "alpha": None, "ban": ()})
+        for stage in recipe.stages
     )
     # A checkpoint to begin at is the student's, and learned from the teacher.
     resume = "none" if recipe.resume == "none" else "auto"

@@ -16,6 +16,7 @@ from limbeck.spelling import (
     Ramp,
     Scheduled,
     Term,
+    check_titles,
     value_at,
 )
 
@@ -98,26 +99,31 @@ class Stage(Frozen):
         description="short for weights: alpha x cross_entropy + (1 - alpha) x the objective",
     )
 
+    ban: tuple[str, ...] = Field(
+        default=(), description="terms that are left out, by label or name: an ablation in one key"
+    )
+
     @model_validator(mode="after")
     def _sound(self) -> Stage:
         if self.rows_per_step % self.micro_rows:
             raise ValueError(
                 f"rows_per_step {self.rows_per_step} is no multiple of micro_rows {self.micro_rows}."
             )
-        names = [term.name for term in self.objective]
-        if len(set(names)) != len(names):
-            raise ValueError(f"an objective stands twice in {names}; give one weight instead.")
-        given = "cross_entropy" in names or any(term.weighed for term in self.objective)
+        check_titles([term.title for term in self.objective], self.ban)
+        given = any(term.name == "cross_entropy" for term in self.objective) or any(
+            term.weighed for term in self.objective
+        )
         if self.alpha is not None and given:
             raise ValueError("give alpha, or cross_entropy and weights; not both.")
         return self
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The objective with `alpha` spelled out: alpha x cross_entropy + (1 - alpha) x the rest."""
+        """What is computed: without `ban`, and alpha x cross_entropy + (1 - alpha) x the rest spelled out."""
+        left = tuple(term for term in self.objective if term.title not in self.ban)
         if self.alpha is None:
-            return self.objective
-        kept = [term.model_copy(update={"weight": 1 - self.alpha}) for term in self.objective]
+            return left
+        kept = [term.model_copy(update={"weight": 1 - self.alpha}) for term in left]
         return (Term(name="cross_entropy", weight=self.alpha), *kept)
 
 

@@ -16,7 +16,7 @@ from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.models import load, place, quantised
+from limbeck.models import load, narrowing, place, quantised
 from limbeck.recipe import Recipe, Stage
 from limbeck.training.links import Tied
 
@@ -43,6 +43,7 @@ class Estimate:
     optimizer: float
     teacher: float
     activations: float
+    features: float
     head: float
 
     @property
@@ -58,6 +59,12 @@ def _count(model: PreTrainedModel, names: set[str] | None = None) -> int:
     return total
 
 
+def _lent(student: PreTrainedModel, recipe: Recipe) -> int:
+    """Parameters of a clone that are its live teacher's own memory, with one rank."""
+    live = recipe.teacher is not None and recipe.teacher.name == "live"
+    return narrowing.teachers_own(student) if live else 0
+
+
 def estimate(
     student: PreTrainedModel,
     trained: int,
@@ -67,10 +74,12 @@ def estimate(
     bytes_each: int,
     *,
     maps: int = 0,
+    taps: int = 0,
 ) -> Estimate:
     """Peak memory of a stage on one device with one rank; more ranks divide the first three, but for what is quantised.
 
-    trained: parameters of the student that are; maps: those of the projectors, which all are.
+    trained: parameters of the student that are; maps: those of the projectors, which all are. taps: numbers a token of
+    both sides' features that terms compare.
     """
     sizes: Any = student.config
     length = int(stage.source.options.get("length", 0))
@@ -79,13 +88,15 @@ def estimate(
     per_block = _WIDTHS * sizes.hidden_size + _MLP_WIDTHS * inner
     blocks = 2 if recipe.compute.activation_checkpointing else sizes.num_hidden_layers
     packed, size = quantised.held(student)
+    still = _count(student) - packed - trained - _lent(student, recipe)
     return Estimate(
-        # Masters and the copy that is computed with; what is quantised has neither.
-        parameters=((_count(student) - packed + maps) * (4 + bytes_each) + size) / GIGA,
+        # Masters and the copy that is computed with; what is frozen has no master, what is quantised neither.
+        parameters=((trained + maps) * (4 + bytes_each) + still * bytes_each + size) / GIGA,
         gradients=(trained + maps) * (4 + bytes_each) / GIGA,
         optimizer=(trained + maps) * 8 / GIGA,
         teacher=teacher * bytes_each / GIGA,
         activations=tokens * blocks * per_block * bytes_each / GIGA,
+        features=tokens * taps * bytes_each / GIGA,
         head=(
             (recipe.compute.chunk or _CHUNK) * sizes.vocab_size * 4 * _LOGIT_COPIES
             + sizes.vocab_size * sizes.hidden_size * 4
@@ -121,9 +132,14 @@ def _plan(console: Console, recipe: Recipe) -> None:
     if teacher is not None and model is not None:
         table.add_row("teacher", f"{model.name}: {_count(teacher):,} parameters")
     table.add_row("student", f"{_count(student):,} parameters")
+    deployed = _count(assembly.finisher(recipe)(assembly.student_on_meta(recipe)))
+    if deployed != _count(student):
+        table.add_row("  deployed", f"{deployed:,} parameters")
+    if lent := _lent(student, recipe):
+        table.add_row("  the teacher's own", f"{lent:,} parameters, held once with one rank")
     packed, size = quantised.held(student)
     if packed:
-        spared = (packed * (4 + dtype.itemsize) - size) / GIGA
+        spared = (packed * dtype.itemsize - size) / GIGA
         line = f"{packed:,} parameters in {size / GIGA:.2f} GB, which spares {spared:.2f} GB"
         table.add_row("  quantised", line)
     for index in range(len(recipe.stages)):
@@ -154,15 +170,17 @@ def _add_stage(
         )
     per_step = stage.rows_per_step * length
     steps = stage.budget.steps(per_step)
-    tied = [term for term in linking.functions(recipe, stage) if isinstance(term, Tied)]
-    maps = linking.map_parameters(tied)
-    peak = estimate(student, trained, teacher, stage, recipe, bytes_each, maps=maps)
+    asked = zip(stage.terms, linking.functions(recipe, stage), strict=True)
+    tied = {term.title: one for term, one in asked if isinstance(one, Tied)}
+    maps = linking.map_parameters(list(tied.values()))
+    taps = linking.channels(list(tied.values()))
+    peak = estimate(student, trained, teacher, stage, recipe, bytes_each, maps=maps, taps=taps)
     arms = 2 if recipe.control else 1
     table.add_section()
-    table.add_row(f"stage {stage.name}", " + ".join(f"{term.name}" for term in stage.terms))
-    for term in tied:
+    table.add_row(f"stage {stage.name}", " + ".join(term.title for term in stage.terms))
+    for title, term in tied.items():
         for line in linking.lines(term):
-            table.add_row(f"  {term.function.__name__}", line)
+            table.add_row(f"  {title}", line)
     beside = f", and {maps:,} of projectors" if maps else ""
     table.add_row(
         "  trained / frozen", f"{trained:,} / {_count(student) - trained:,} parameters{beside}"

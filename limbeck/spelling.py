@@ -18,6 +18,7 @@ from pydantic import (
 from limbeck.names import suggestion
 
 _SIZES = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1_000_000_000, "T": 1_000_000_000_000}
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _BUDGET = re.compile(r"\s*(\d+(?:[._]\d+)*)\s*([kKMBT]?)\s+(tokens|steps)\s*")
 
 
@@ -133,6 +134,10 @@ class Linked(Frozen):
     projector: Projector | None = Field(
         default=None, description="`linear`, or {bias: ..., start: ...}; for taps of other widths"
     )
+    teacher_projected: bool = Field(
+        default=False,
+        description="the teacher's features go through the student's own projection at its tap, which learns from both sides; for a low-rank clone",
+    )
     token_share: float = Field(
         default=1.0, gt=0, le=1, description="share of each row's tokens, drawn anew at each step"
     )
@@ -157,7 +162,7 @@ class Linked(Frozen):
         found: dict[str, Any] = {"at": links[0] if len(links) == 1 else links}
         if self.projector is not None:
             found["projector"] = self.projector.model_dump(exclude_defaults=True) or "linear"
-        for name in ("token_share", "units", "max_units"):
+        for name in ("teacher_projected", "token_share", "units", "max_units"):
             value = getattr(self, name)
             if value != Linked.model_fields[name].default:
                 found[name] = value
@@ -165,13 +170,22 @@ class Linked(Frozen):
 
 
 class Term(Frozen):
-    """One weighted objective. `weight` and any numeric option may be a ramp `{from, to, shape}`."""
+    """One weighted objective. `weight` and any numeric option may be a ramp `{from, to, shape}`.
+
+    `forward_kl as mild: ...` gives it a label, which the log and `ban` know it by; one objective may then stand twice.
+    """
 
     name: str
+    label: str = ""
     weight: Scheduled = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
     linked: Linked | None = None
     weighed: bool = Field(default=False, exclude=True)
+
+    @property
+    def title(self) -> str:
+        """What the term is called among those of its stage: its label, or else its name."""
+        return self.label or self.name
 
     @model_validator(mode="before")
     @classmethod
@@ -179,6 +193,11 @@ class Term(Frozen):
         if isinstance(data, dict) and "name" in data:
             return {"weighed": "weight" in data, **data}
         part = Part.model_validate(data)
+        name, labelled, label = part.name.partition(" as ")
+        if labelled and not _LABEL.fullmatch(label):
+            raise ValueError(
+                f"found the label '{label}' of {name}; wanted letters, digits, '-' and '_', such as mlp-gate."
+            )
         options = dict(part.options)
         weighed = "weight" in options
         weight = options.pop("weight", 1.0)
@@ -190,7 +209,8 @@ class Term(Frozen):
             if isinstance(value, dict) and set(value) <= {"from", "to", "shape"}:
                 options[key] = Ramp.model_validate(value)
         return {
-            "name": part.name,
+            "name": name,
+            "label": label,
             "weight": weight,
             "options": options,
             "linked": linked,
@@ -205,7 +225,21 @@ class Term(Frozen):
             key: value.model_dump(by_alias=True) if isinstance(value, Ramp) else value
             for key, value in given.items()
         }
-        return {self.name: plain} if plain else self.name
+        name = f"{self.name} as {self.label}" if self.label else self.name
+        return {name: plain} if plain else name
+
+
+def check_titles(titles: list[str], banned: tuple[str, ...]) -> None:
+    """Refuses two terms of one title in a stage, and a ban of none or of all."""
+    if len(set(titles)) != len(titles):
+        raise ValueError(
+            f"an objective stands twice in {titles}; give one weight instead, or labels: 'feature_mse as mine'."
+        )
+    for one in banned:
+        if one not in titles:
+            raise ValueError(f"ban: no term '{one}'.{suggestion(one, titles)}")
+    if set(titles) <= set(banned):
+        raise ValueError(f"ban: {list(banned)} leaves no term; keep one of them.")
 
 
 class Budget(Frozen):

@@ -150,3 +150,58 @@ def test_two_stages_of_one_name_are_refused():
 def test_keeping_the_best_needs_something_that_judges():
     with pytest.raises(ValidationError, match=r"keep_best needs evaluate\.source"):
         Recipe.model_validate(PLAIN | {"checkpoints": {"keep_best": 1}})
+
+
+TWICE = [
+    "cross_entropy",
+    {"feature_mse as mlp-gate": {"weight": 0.2, "at": "layers.*.mlp.gate_proj"}},
+    {"feature_mse as mlp-up": {"weight": 0.2, "at": "layers.*.mlp.up_proj"}},
+]
+
+
+def test_one_objective_may_stand_twice_under_labels_and_comes_back_as_written():
+    stage = Stage.model_validate(STAGE | {"objective": TWICE})
+    assert [term.title for term in stage.terms] == ["cross_entropy", "mlp-gate", "mlp-up"]
+    assert [term.name for term in stage.terms] == ["cross_entropy", "feature_mse", "feature_mse"]
+    plain = stage.model_dump(mode="json", by_alias=True)
+    assert plain["objective"] == TWICE
+    assert Stage.model_validate(plain) == stage
+
+
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [
+        (["forward_kl", "forward_kl"], "stands twice.*labels"),
+        (["forward_kl as a", "reverse_kl as a"], "stands twice"),
+        (["forward_kl as a.b"], r"label 'a\.b' of forward_kl; wanted letters"),
+        (["forward_kl as "], "label ''"),
+        (["forward_kl as one two"], "label 'one two'"),
+    ],
+)
+def test_a_label_is_one_word_of_one_term(objective, told):
+    with pytest.raises(ValidationError, match=told):
+        Stage.model_validate(STAGE | {"objective": objective})
+
+
+def test_a_ban_leaves_out_exactly_what_it_names():
+    stage = Stage.model_validate(STAGE | {"objective": TWICE, "ban": ["mlp-gate"]})
+    assert [term.title for term in stage.terms] == ["cross_entropy", "mlp-up"]
+    assert [term.title for term in stage.objective] == ["cross_entropy", "mlp-gate", "mlp-up"]
+    again = Stage.model_validate(stage.model_dump(mode="json", by_alias=True))
+    assert again == stage
+
+
+def test_a_ban_of_what_is_not_there_or_of_all_is_refused():
+    with pytest.raises(ValidationError, match=r"no term 'mlp-gaet'\. Did you mean 'mlp-gate'"):
+        Stage.model_validate(STAGE | {"objective": TWICE, "ban": ["mlp-gaet"]})
+    with pytest.raises(ValidationError, match="leaves no term"):
+        Stage.model_validate(STAGE | {"objective": ["forward_kl"], "ban": ["forward_kl"]})
+
+
+def test_alpha_goes_round_a_banned_term():
+    asked = {"objective": ["forward_kl", "reverse_kl"], "ban": ["reverse_kl"], "alpha": 0.25}
+    terms = Stage.model_validate(STAGE | asked).terms
+    assert [(term.title, term.weight) for term in terms] == [
+        ("cross_entropy", 0.25),
+        ("forward_kl", 0.75),
+    ]

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
 from limbeck.models import attention
+from limbeck.models.low_rank import NarrowIn
 from limbeck.objectives._rows import Finish
 from limbeck.types import Batch
 
@@ -89,7 +90,7 @@ def head(model: nn.Module, *, vocab: int | None = None) -> Head:
     plain = plain_model(model)
     last = plain.get_output_embeddings()
     name = type(plain).__name__
-    if not isinstance(last, nn.Linear):
+    if not isinstance(last, nn.Linear | NarrowIn):
         raise ModelError(
             f"{name}: its output head is a {type(last).__name__}; wanted a plain linear layer. "
             "Leave lm_head out of the adapter's modules, or load a model for causal language modelling."

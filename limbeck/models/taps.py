@@ -2,7 +2,7 @@
 
 A tap is the name of a module in the trunk, such as `layers.3`, `layers.3.mlp` or `norm`, never an index into
 `hidden_states`, whose last entry is after the final norm. `layers.3` is block 3 in every family, whatever its list of
-blocks is called.
+blocks is called. A projected layer (models/low_rank.py) also shows its middle, `layers.3.mlp.gate_proj.inner`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from limbeck.errors import ModelError
 from limbeck.models import attention, layout
+from limbeck.models.low_rank import NarrowIn, NarrowOut
 from limbeck.types import Batch, Heads, Wanted
 
 BLOCKS = "layers"
+BESIDE = "beside"
+"""What a projected layer shows of a teacher's features that it was given."""
 _PLACED = re.compile(rf"{BLOCKS}\.(\d+)(\..*)?")
 
 
@@ -35,7 +38,10 @@ class _Seen:
 
 def module(model: nn.Module, tap: str) -> nn.Module:
     """The module that a tap names. Raises ModelError with the nearest names where there is none."""
-    found = _modules(model)
+    return _named(model, _modules(model), tap)
+
+
+def _named(model: nn.Module, found: Mapping[str, nn.Module], tap: str) -> nn.Module:
     if tap not in found:
         near = difflib.get_close_matches(tap, found, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -84,34 +90,70 @@ def _modules(model: nn.Module) -> dict[str, nn.Module]:
     return {name: one for name, one in renamed.items() if name not in ("", BLOCKS)}
 
 
+def projecting(model: nn.Module, tap: str) -> NarrowOut:
+    """The layer at a tap that can take a teacher's features through its own projection. Raises ModelError at others."""
+    found = module(model, tap)
+    if not isinstance(found, NarrowOut):
+        raise ModelError(
+            f"tap '{tap}' is a {type(found).__name__}, which projects nothing; wanted a layer of a low-rank clone that "
+            "writes its stream, such as layers.3.mlp.down_proj. Take 'teacher_projected' out, or name such a tap."
+        )
+    return found
+
+
 def signal(
-    model: nn.Module, batch: Batch, wanted: Wanted
+    model: nn.Module, batch: Batch, wanted: Wanted, given: Mapping[str, Tensor] | None = None
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Heads]]:
     """One forward: last hidden states (tokens, width), features {tap: (tokens, width)} and heads {tap: Heads}.
 
-    Of every token of the batch, also those that do not count. Where activation checkpointing runs a block again,
-    nobody listens any more.
+    Of every token of the batch, also those that do not count. given: what a teacher has, (some, wide), for a projected
+    layer to take through its projection; comes back as the feature `<tap>.beside` (some, width). Where activation
+    checkpointing runs a block again, nobody listens any more.
     """
     _check_switched(model, wanted.heads)
-    with listening(model, wanted.features, wanted.heads) as seen:
+    beside = {f"{tap}.{BESIDE}": tensor for tap, tensor in (given or {}).items()}
+    with listening(model, [*wanted.features, *beside], wanted.heads, given) as seen:
         out, flat = layout.forward(model, batch)
     features = {tap: _vectors(tap, seen.features, flat) for tap in wanted.features}
+    features |= {tap: seen.features[tap] for tap in beside}
     heads = {tap: _heads(tap, seen, flat, batch) for tap in wanted.heads}
     return flat(out), features, heads
 
 
 @contextlib.contextmanager
-def listening(model: nn.Module, features: Sequence[str], heads: Sequence[str]) -> Iterator[_Seen]:
+def listening(
+    model: nn.Module,
+    features: Sequence[str],
+    heads: Sequence[str],
+    given: Mapping[str, Tensor] | None = None,
+) -> Iterator[_Seen]:
     """Gathers what the taps show while the block runs."""
-    seen = _Seen()
+    seen, found = _Seen(), _modules(model)
+    _tell(found, features, given or {})
     with contextlib.ExitStack() as stack:
         for tap in features:
-            hook = module(model, tap).register_forward_hook(_keeps(seen, tap))
+            hook = _named(model, found, tap).register_forward_hook(_keeps(seen, tap))
             stack.callback(hook.remove)
         for tap in heads:
-            for inner in module(model, tap).modules():
+            for inner in _named(model, found, tap).modules():
                 stack.enter_context(attention.watched(inner, _holds(seen, tap)))
         yield seen
+
+
+def _tell(
+    found: Mapping[str, nn.Module], features: Sequence[str], given: Mapping[str, Tensor]
+) -> None:
+    """Has projected layers make what this forward wants to see in them, and no more.
+
+    What they are told holds until the next forward: activation checkpointing runs a block again, and must find the
+    same tensors made.
+    """
+    listened = set(features)
+    for tap, one in found.items():
+        if isinstance(one, NarrowIn | NarrowOut):
+            one.shown = f"{tap}.inner" in listened
+        if isinstance(one, NarrowOut):
+            one.given = given.get(tap)
 
 
 def _keeps(seen: _Seen, tap: str) -> Callable[..., None]:

@@ -11,9 +11,10 @@ _LEAST = 1e-12
 
 
 def both(student: Tensor, teacher: Tensor, *, normalised: bool = False) -> tuple[Tensor, Tensor]:
-    """Both sides (tokens, width) in float32 or float64, the teacher's without gradient.
+    """Both sides (tokens, width) in float32 or float64.
 
-    normalised: each token's vector is divided by the root of its mean square, so that a few huge channels of the
+    A gradient goes to whichever side has one: a teacher's has none (training/links.py), unless the student's own
+    projection made it. normalised: each token's vector is divided by the root of its mean square, so that a few huge channels of the
     residual stream do not count alone. Raises RecipeError where the widths differ.
     """
     if student.shape != teacher.shape:
@@ -22,7 +23,7 @@ def both(student: Tensor, teacher: Tensor, *, normalised: bool = False) -> tuple
             "same width. Give the term a 'projector: linear', or taps of one width."
         )
     precise = torch.promote_types(at_least_float32(student).dtype, at_least_float32(teacher).dtype)
-    mine, theirs = student.to(precise), teacher.detach().to(precise)
+    mine, theirs = student.to(precise), teacher.to(precise)
     return (root_mean_square(mine), root_mean_square(theirs)) if normalised else (mine, theirs)
 
 

@@ -110,6 +110,12 @@ def state(folder: Path) -> dict[str, Any]:
     return found
 
 
+def names(folder: Path) -> set[str]:
+    """The parameters that a checkpoint holds."""
+    with safe_open(folder / "rank-0000.safetensors", framework="pt") as reader:
+        return {key for key in reader.keys() if ":" not in key}  # noqa: SIM118 (no mapping)
+
+
 def load(
     folder: Path, module: nn.Module, adam: torch.optim.Optimizer | None, *, world: World
 ) -> dict[str, Any]:

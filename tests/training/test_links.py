@@ -127,6 +127,16 @@ def test_splits_of_a_batch_change_nothing(number):
             torch.testing.assert_close(gradients[name], slope, atol=1e-10, rtol=0)
 
 
+def test_the_teacher_gets_no_gradient():
+    student, teacher = models()
+    batch, term = rows(), tied(feature_mse, "features", (NAMED,))
+    signal = said(teacher, batch)
+    theirs = {tap: one.requires_grad_() for tap, one in signal.features.items()}
+    step = Step(student, vocab=tiny.VOCAB, projectors=projector())
+    step(batch, signal, [term], [1.0])[0].backward()
+    assert all(one.grad is None for one in theirs.values())
+
+
 def test_the_off_by_one_layer_is_seen():
     batch = rows()
     student, _ = models()

@@ -1,4 +1,4 @@
-"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | quantised | train | resume) FOLDER."""
+"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | quantised | clone | train | resume) FOLDER."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import tiny_clones
 import tiny_quantised
 import tiny_run
 from safetensors.torch import save_file
@@ -15,9 +16,12 @@ from limbeck.training import loop
 
 torch.set_num_threads(1)
 what, folder = sys.argv[1], Path(sys.argv[2])
-student = tiny_quantised.student("nf4") if what == "quantised" else None
-work = tiny_run.job(folder, stage_=tiny_run.stage(micro_rows=1), student=student)
-if what in ("gradients", "quantised"):
+if what.startswith("clone"):
+    work = tiny_clones.job(folder, alone=what == "clone-alone", micro_rows=1)
+else:
+    student = tiny_quantised.student("nf4") if what == "quantised" else None
+    work = tiny_run.job(folder, stage_=tiny_run.stage(micro_rows=1), student=student)
+if what not in ("train", "resume"):
     found = {
         name: tensor for name, tensor in tiny_run.gradients(work).items() if tensor is not None
     }
