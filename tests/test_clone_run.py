@@ -1,6 +1,8 @@
 """Whole runs of a clone: resumed, staged, exported, planned, and beside a teacher whose memory it shares."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -214,3 +216,28 @@ def test_frozen_parameters_of_a_checkpoint_stay_in_full_numbers():
     assert found == {model.model.norm.weight}
     assert model.lm_head.weight.dtype == torch.float32
     assert model.model.norm.weight.dtype == torch.bfloat16
+
+
+def test_two_ranks_in_bfloat16_learn_what_one_does(place):
+    """Frozen matrices of bfloat16 and projections of float32 lie in one group of the sharding."""
+    compute = {"device": "cpu", "dtype": "bfloat16", "threads": 1, "chunk": 24}
+    found = {}
+    for ranks in (1, 2):
+        recipe = asked(place, f"ranks-{ranks}", compute=compute, evaluate=None)
+        if ranks == 1:
+            tiny_folder.trained(recipe)
+        else:
+            path = place / "ranks.yaml"
+            path.write_text(loading.dump(recipe))
+            done = subprocess.run(
+                [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0",
+                 "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "limbeck", "train", path],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+        lines = tiny_folder.folder(recipe).log.read_text().splitlines()
+        found[ranks] = [entry["terms"] for entry in map(json.loads, lines) if "terms" in entry]
+    assert len(found[1]) == 4
+    assert len(found[2]) == 4
+    for one, other in zip(*found.values(), strict=True):
+        assert one == pytest.approx(other, rel=0.03)
