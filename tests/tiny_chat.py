@@ -6,6 +6,8 @@ from pathlib import Path
 import tiny_text
 from tokenizers import AddedToken
 
+from limbeck.sources.chat import chat
+
 CHATML = """{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system
 Be kind.<|im_end|>
 {% endif %}<|im_start|>{{ m.role }}
@@ -84,3 +86,45 @@ def written(path: Path, *rows) -> str:
     given = [{"messages": row} if isinstance(row, list) else row for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in given))
     return str(path)
+
+
+TALKS = [
+    messages("What is kept?", "What is light."),
+    messages("And what stays?", "What is heavy.", "Why?", "It is the fire.", system="Short."),
+    messages("Say <|im_end|>.", "<|im_end|> it is, caf\u00e9."),
+    messages("Be silent.", ""),
+]
+TOKENIZER = tokenizer()
+
+
+def source(tmp_path, rows=TALKS, tokenizer=TOKENIZER, **options):
+    """A chat source of these rows, or of what a path names."""
+    path = rows if isinstance(rows, str) else written(tmp_path / "rows.jsonl", *rows)
+    given = {"path": path, "length": 128, "prepared": str(tmp_path / "prepared"), "shuffled": False}
+    return chat(tokenizer, **given | options)
+
+
+def answers(data, tokenizer=TOKENIZER):
+    """The texts of the runs of labels that count, over all rows."""
+    batch, found = data.batch(range(data.rows)), []
+    for labels, weights in zip(batch.labels.tolist(), batch.weights.tolist(), strict=True):
+        before = 0.0
+        for label, weight in zip(labels, weights, strict=True):
+            if weight and not before:
+                found.append([])
+            if weight:
+                found[-1].append(label)
+            before = weight
+    return sorted(tokenizer.decode(run) for run in found)
+
+
+def said(rows=TALKS):
+    """What the assistant says in these conversations, with the end of each turn."""
+    turns = [turn for row in rows for turn in row if turn["role"] == "assistant"]
+    return sorted(turn["content"] + "<|im_end|>" for turn in turns)
+
+
+def counts(tmp_path):
+    """What the one prepared folder says of itself."""
+    (file,) = (tmp_path / "prepared").glob("*/counts.json")
+    return json.loads(file.read_text())

@@ -8,7 +8,7 @@ float32 (tokens,).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,12 +124,12 @@ def watched(
         before = max(before, sieve.read_bytes)
 
 
-def _blocks(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Documents in lists of bounded size, so that memory is bounded by one block or one document."""
-    held, characters = list[Document](), 0
-    for document in documents:
-        held.append(document)
-        characters += len(document.text)
+def blocks(items: Iterable[Read], size: Callable[[Read], int]) -> Iterator[list[Read]]:
+    """What is read, in lists of so many characters, so that memory is bounded by one block or one document."""
+    held, characters = list[Read](), 0
+    for item in items:
+        held.append(item)
+        characters += size(item)
         if characters >= BLOCK_CHARACTERS:
             yield held
             held, characters = [], 0
@@ -144,7 +144,7 @@ def _write(
     encode, empty = encoder(tokenizer), 0
     with ExitStack() as stack:
         planes = Planes(folder, largest_id(tokenizer), stack)
-        for block in _blocks(documents):
+        for block in blocks(documents, lambda document: len(document.text)):
             found = encode([document.text for document in block])
             planes.put(found, block)
             empty += len(block) - int((found.counts > 0).sum())
