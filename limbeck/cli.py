@@ -63,6 +63,12 @@ def show(
     json: Annotated[
         Path | None, typer.Option(help="With --layers: the file to write all of it to.")
     ] = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            help="How many examples to print, with what counts. Prepares the text.", min=0
+        ),
+    ] = 0,
 ) -> None:
     """Prints what a recipe would do: parameters, memory, tokens, disk. Loads no weights, but with --layers."""
     from limbeck import fitting, loading, showing
@@ -75,6 +81,10 @@ def show(
         from limbeck import comparing
 
         comparing.show(asked, json)
+    if sample:
+        from limbeck import examples
+
+        examples.show(asked, sample)
 
 
 @app.command()

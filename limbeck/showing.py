@@ -260,7 +260,9 @@ def warnings(recipe: Recipe, model: Model | None) -> list[str]:
     except LimbeckError as reason:
         found.append(f"tokenizer and models were not compared: {reason}")
         return found
-    separators = {stage.source.options.get("separator", "eos") for stage in recipe.stages}
+    # A conversation holds its own ends, and what separates it counts nothing.
+    texts = [stage.source for stage in recipe.stages if stage.source.name != "chat"]
+    separators = {source.options.get("separator", "eos") for source in texts}
     if model and base.tokenizer.eos_token_id not in _ids(
         load.load_config(model.name, revision=model.revision).eos_token_id
     ):

@@ -53,6 +53,21 @@ def source(place: Path, **changes: object) -> dict:
     return {"text": plain | changes}
 
 
+def talk(place: Path, **changes: object) -> dict:
+    """A source of conversations, whose answers are what follows their questions in PROSE; written where missing."""
+    folder = place / "talk"
+    if not folder.exists():
+        folder.mkdir()
+        for split, count, seed in (("train", 100, 1), ("held_out", 40, 2)):
+            rows = [
+                {"prompt": " ".join(words[:4]), "response": " ".join(words[4:10])}
+                for words in map(str.split, sentences(count, seed=seed))
+            ]
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = {"path": str(folder), "length": 64, "prepared": str(place / "prepared")}
+    return {"chat": plain | {"template": "chatml"} | changes}
+
+
 def stage(place: Path, **changes: object) -> dict:
     """A stage of 24 steps of 4 rows."""
     plain = {

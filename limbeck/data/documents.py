@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 from limbeck.data.inputs import Inputs, inputs, kind
+from limbeck.data.records import json_lines, lines, opened, stream_of
 from limbeck.data.sieve import MAX_BYTES, Sieve, unusable
-from limbeck.errors import Damaged, DataError
-from limbeck.files import parse_json
-
-_PIECE = 1 << 20
+from limbeck.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -90,58 +86,24 @@ def _file(path: Path, sieve: Sieve, field: str, mark: re.Pattern[str] | None) ->
     if ending == ".parquet":
         yield from _parquet(path, sieve, field)
         return
-    with path.open("rb") as raw:
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if ending.endswith(".gz") else raw)
-        try:
-            if ending.startswith(".jsonl"):
-                yield from _jsonl(path, stream, sieve, field)
-            else:
-                yield from _text(path, stream, sieve, mark)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as reason:
-            raise DataError(f"{path}: damaged or cut off gzip data ({reason}).") from reason
-
-
-def _lines(stream: IO[bytes], sieve: Sieve) -> Iterator[tuple[int, bytes, int]]:
-    r"""Number, bytes and whole size of each line. Lines end at b"\n" and nowhere else.
-
-    Of a line over the limit only its beginning is held, so that memory stays bounded.
-    """
-    number = 0
-    while line := stream.readline(sieve.max_bytes + 2):
-        number += 1
-        size = len(line)
-        while not line.endswith(b"\n") and size > sieve.max_bytes:
-            rest = stream.readline(_PIECE)
-            size += len(rest.removesuffix(b"\n"))
-            if not rest or rest.endswith(b"\n"):
-                break
-        sieve.read_bytes += size
-        yield number, line, size
+    with stream_of(path) as stream:
+        if ending.startswith(".jsonl"):
+            yield from _jsonl(path, stream, sieve, field)
+        else:
+            yield from _text(path, stream, sieve, mark)
 
 
 def _jsonl(path: Path, stream: IO[bytes], sieve: Sieve, field: str) -> Iterator[Document]:
-    for number, line, size in _lines(stream, sieve):
-        size -= line.endswith(b"\n")
-        if size > sieve.max_bytes:
-            text, reason = "", f"a line of {size:,} bytes, more than {sieve.max_bytes:,}"
-        else:
-            text, reason = _row(line, field)
+    for number, row, reason in json_lines(stream, sieve):
+        text, reason = ("", reason) if reason else _field(row, field)
         if reason:
             sieve.refuse(str(path), number, reason)
         else:
             yield Document(text, f"{path}:{number}")
 
 
-def _row(line: bytes, field: str) -> tuple[str, str]:
-    """The text of one line of JSON, and '' or the reason for refusing it."""
-    if not line.strip():
-        return "", "an empty line"
-    try:
-        row = parse_json(line, "")
-    except Damaged as problem:
-        return "", str(problem).removeprefix(": ").removesuffix(".")
-    if not isinstance(row, dict):
-        return "", f"a JSON {type(row).__name__}, not an object"
+def _field(row: dict[str, Any], field: str) -> tuple[str, str]:
+    """The text of a row, and '' or the reason for refusing it."""
     if field not in row:
         names = ", ".join(ascii(name[:40]) for name in list(row)[:8])
         return "", f"no field '{field}' (it has: {names})"
@@ -168,7 +130,7 @@ def _sections(
 ) -> Iterator[tuple[int, bytes, int]]:
     """First line, bytes and whole size of each document in a text file."""
     begun, size, held = 1, 0, list[bytes]()
-    for number, line, whole in _lines(stream, sieve):
+    for number, line, whole in lines(stream, sieve):
         if mark is not None and (
             match := mark.search(line.rstrip(b"\r\n").decode(errors="surrogateescape"))
         ):
@@ -232,7 +194,7 @@ def _cells(column: Any, arrow: Any, where: str) -> list[bytes | None]:
 
 def _dataset(found: Inputs, sieve: Sieve, field: str, split: str) -> Iterator[Document]:
     where = str(found.saved) if found.hub is None else found.hub.name
-    for number, row in enumerate(_opened(found, split, where), 1):
+    for number, row in enumerate(opened(found, split, where), 1):
         if field not in row:
             raise DataError(f"{where}: no column '{field}'. It has: {', '.join(row)}.")
         value = row[field]
@@ -242,23 +204,3 @@ def _dataset(found: Inputs, sieve: Sieve, field: str, split: str) -> Iterator[Do
             sieve.refuse(where, number, reason)
         else:
             yield Document(value, f"{where}:{number}")
-
-
-def _opened(found: Inputs, split: str, where: str) -> Any:
-    """The rows of a dataset, streamed from the Hub at its pinned commit or read from a folder."""
-    try:
-        import datasets
-    except ImportError as missing:
-        raise DataError(f"{where}: a dataset needs: pip install 'limbeck[data]'.") from missing
-    try:
-        if found.hub is None:
-            return datasets.load_from_disk(where)
-        return datasets.load_dataset(
-            found.hub.name,
-            found.hub.config,
-            revision=found.hub.revision,
-            split=split,
-            streaming=True,
-        )
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{where}: split '{split}' cannot be opened ({problem}).") from problem

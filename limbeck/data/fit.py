@@ -102,7 +102,10 @@ class Fitted:
         return float(self.sizes.sum() / max(1, self.rows * self.length))
 
     def row(self, number: int) -> dict[str, Plane]:
-        """The planes of a row, each (time,); as pack.row's, but that weights are 0 in the padding only."""
+        """The planes of a row, each (time,); as pack.row's, but that weights are 0 in the padding only.
+
+        Where the stream has its own, they are these, and 0 for a separator.
+        """
         pieces = slice(int(self.starts[number]), int(self.starts[number + 1]))
         begins, sizes = self.begins[pieces], self.sizes[pieces]
         used = int(sizes.sum())
@@ -120,19 +123,27 @@ class Fitted:
         labels[known] = self.stream.ids[places[known] + 1]
         label_bytes = np.zeros(self.length, dtype=np.int64)
         label_bytes[known] = self.stream.byte_lengths[places[known] + 1]
+        weights = np.zeros(self.length, dtype=np.float32)
+        if self.stream.weights is None:
+            weights[:used] = 1
+        else:
+            weights[known] = self.stream.weights[places[known] + 1]
         numbers = np.repeat(np.arange(len(sizes) + 1), [*sizes, left])
         return {
             "input_ids": ids,
             "labels": labels,
             "position_ids": np.concatenate([inside, np.arange(left)]),
             "document_ids": numbers,
-            "weights": (np.arange(self.length) < used).astype(np.float32),
+            "weights": weights,
             "label_bytes": label_bytes,
         }
 
 
 def fitted(stream: Stream, length: int) -> Fitted:
-    """The rows of `length` that hold every document of a stream."""
+    """The rows of `length` that hold every document of a stream.
+
+    Of documents with weights of their own, a piece in which nothing counts is in no row.
+    """
     starts = np.asarray(stream.starts, dtype=np.int64)
     sizes = np.diff(starts)
     parts = -(-sizes // length)  # a document without tokens has none
@@ -140,8 +151,19 @@ def fitted(stream: Stream, length: int) -> Fitted:
     begins = np.repeat(starts[:-1], parts) + inside * length
     remain = np.repeat(starts[1:], parts) - begins
     taken = np.minimum(remain, length)
+    if stream.weights is not None:
+        counts = _counts(stream.weights, begins, taken, remain)
+        begins, remain, taken = begins[counts], remain[counts], taken[counts]
     row = best_fit(taken, length)
     order = np.argsort(row, kind="stable")
     edges = np.searchsorted(row[order], np.arange((row.max() if len(row) else -1) + 2))
     ends = remain <= length
     return Fitted(stream, length, begins[order], taken[order], ends[order], edges)
+
+
+def _counts(weights: Plane, begins: Ints, taken: Ints, remain: Ints) -> NDArray[np.bool_]:
+    """Whether any label of each piece counts: bool (pieces,). weights: (tokens,); the others: (pieces,)."""
+    total = np.concatenate([[0], np.cumsum(np.asarray(weights) != 0)])
+    ends = begins + taken + (remain > taken)  # the last label of a cut piece stands in the next one
+    found: NDArray[np.bool_] = total[ends] > total[begins + 1]
+    return found

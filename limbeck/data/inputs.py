@@ -12,6 +12,8 @@ from limbeck.errors import DataError
 from limbeck.files import file_digest
 
 KINDS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+ROWS = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+"""What holds rows of named values; beside text, .json is read by nobody, since folders hold settings in it."""
 SPLITS = ("train", "validation", "valid", "held_out", "test")
 _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w.-]+))?")
 
@@ -38,7 +40,8 @@ class Inputs:
         if self.hub is not None:
             return ["hub", self.hub.name, self.hub.config, self.hub.revision]
         # The kind is told by the ending of the name, so that belongs to the identity.
-        return [[kind(path), file_digest(path)] for path in self.files]
+        kinds = KINDS if self.saved else (*KINDS, ".json")
+        return [[kind(path, kinds), file_digest(path)] for path in self.files]
 
     @property
     def size(self) -> int | None:
@@ -48,13 +51,13 @@ class Inputs:
         return sum(path.stat().st_size for path in self.files)
 
 
-def kind(path: Path) -> str:
+def kind(path: Path, kinds: tuple[str, ...] = KINDS) -> str:
     """The ending that says how a file is read, or '' for a file of another kind."""
     name = path.name.lower()
-    return next((ending for ending in reversed(KINDS) if name.endswith(ending)), "")
+    return next((ending for ending in reversed(kinds) if name.endswith(ending)), "")
 
 
-def inputs(path: str | Path, split: str = "train") -> Inputs:
+def inputs(path: str | Path, split: str = "train", *, kinds: tuple[str, ...] = KINDS) -> Inputs:
     """Finds what a path names: a file, a glob, a folder, or 'owner/name[:config][@revision]'.
 
     A folder with files or folders named after splits ('train.jsonl', 'test-00000.parquet', 'train/')
@@ -62,34 +65,36 @@ def inputs(path: str | Path, split: str = "train") -> Inputs:
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        return _folder(place, split)
+        return _folder(place, split, kinds)
     if place.is_file():
-        if not kind(place):
-            raise DataError(f"{place}: not a kind of text that is read. {_wanted()}")
+        if not kind(place, kinds):
+            raise DataError(f"{place}: not a kind of text that is read. {_wanted(kinds)}")
         return Inputs(files=(place,))
     if any(mark in str(path) for mark in "*?["):
         # Path.glob takes no absolute pattern.
         found = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
-        files = tuple(Path(name) for name in found if kind(Path(name)) and Path(name).is_file())
+        files = tuple(
+            Path(name) for name in found if kind(Path(name), kinds) and Path(name).is_file()
+        )
         if files:
             return Inputs(files=files)
-        raise DataError(f"{path}: no text file matches this pattern. {_wanted()}")
+        raise DataError(f"{path}: no text file matches this pattern. {_wanted(kinds)}")
     named = _HUB.fullmatch(str(path))
-    if named and not kind(place):
+    if named and not kind(place, kinds):
         return Inputs(hub=_pinned(named["name"], named["config"], named["revision"]))
     raise DataError(
-        f"{path}: there is no such file or folder (looked in {Path.cwd()}). {_wanted()}"
+        f"{path}: there is no such file or folder (looked in {Path.cwd()}). {_wanted(kinds)}"
     )
 
 
-def _wanted() -> str:
+def _wanted(kinds: tuple[str, ...]) -> str:
     return (
-        f"Wanted: a file ({', '.join(KINDS)}), a folder or pattern of those, or a dataset of the "
+        f"Wanted: a file ({', '.join(kinds)}), a folder or pattern of those, or a dataset of the "
         "Hugging Face Hub as 'owner/name', 'owner/name:config' or 'owner/name@revision'."
     )
 
 
-def _folder(folder: Path, split: str) -> Inputs:
+def _folder(folder: Path, split: str, kinds: tuple[str, ...]) -> Inputs:
     if (folder / "dataset_dict.json").is_file():
         folder = folder / split
         if not folder.is_dir():
@@ -97,10 +102,10 @@ def _folder(folder: Path, split: str) -> Inputs:
     if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
         files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
         return Inputs(files=files, saved=folder)
-    found = sorted(path for path in folder.rglob("*") if kind(path) and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if kind(path, kinds) and path.is_file())
     files = tuple(p for p in found if not any(x.startswith(".") for x in _parts(p, folder)))
     if not files:
-        raise DataError(f"{folder}: holds no text file. {_wanted()}")
+        raise DataError(f"{folder}: holds no text file. {_wanted(kinds)}")
     splits = {_split_of(path, folder) for path in files} - {""}
     if not splits:
         return Inputs(files=files)

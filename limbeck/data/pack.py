@@ -26,12 +26,15 @@ class Stream:
     """Tokens of documents, with a separator after each that belongs to the document it ends.
 
     ids, byte_lengths: (tokens,), without separators. starts: int64 (documents + 1,), the last is tokens.
+    weights: (tokens,), what each token counts as a label, where that is not 1 for all; a separator then counts
+    nothing, since such documents hold their own ends.
     """
 
     ids: Plane
     byte_lengths: Plane
     starts: Plane
     separator: int
+    weights: Plane | None = None
     # Where each document begins in the stream: every document before it has added one separator.
     begins: NDArray[np.int64] = field(init=False, repr=False)
 
@@ -63,7 +66,7 @@ def row(stream: Stream, begin: int, length: int) -> dict[str, Plane]:
     """The row whose first token stands at `begin` of the stream; each plane is (time,).
 
     position_ids restart at each document and at the row's start; document_ids count from 0 in the row.
-    weights are 0 where a separator would have to guess the next document, and 1 elsewhere.
+    weights are 0 where a separator would have to guess the next document, and elsewhere 1 or the stream's own.
     """
     places = np.arange(begin, begin + length + 1)  # (time + 1,)
     documents = np.searchsorted(stream.begins, places, side="right") - 1
@@ -75,13 +78,18 @@ def row(stream: Stream, begin: int, length: int) -> dict[str, Plane]:
     tokens[~separates] = stream.ids[real]
     sizes = np.zeros(length + 1, dtype=np.int64)
     sizes[~separates] = stream.byte_lengths[real]
+    counts = documents[:-1] == documents[1:]
+    if stream.weights is not None:
+        own = np.zeros(length + 1, dtype=np.float32)
+        own[~separates] = stream.weights[real]
+        counts = counts * own[1:]
     inside = places - np.maximum(stream.begins[documents], begin)
     return {
         "input_ids": tokens[:-1],
         "labels": tokens[1:],
         "position_ids": inside[:-1],
         "document_ids": (documents - documents[0])[:-1],
-        "weights": (documents[:-1] == documents[1:]).astype(np.float32),
+        "weights": counts.astype(np.float32),
         "label_bytes": sizes[1:],
     }
 

@@ -141,7 +141,7 @@ def _by_places(backend: Tokenizer, texts: Sequence[str]) -> Encoded:
     """Byte lengths from where each token stands in its text."""
     found = backend.encode_batch(list(texts), add_special_tokens=False)
     none = np.zeros(0, dtype=np.int64)
-    sizes = [_byte_lengths(text, one.offsets) for text, one in zip(texts, found, strict=True)]
+    sizes = [byte_lengths(text, one.offsets) for text, one in zip(texts, found, strict=True)]
     ids = [np.array(one.ids, dtype=np.int64) for one in found]
     counts = np.array([len(one) for one in ids], dtype=np.int64)
     return Encoded(np.concatenate([none, *ids]), np.concatenate([none, *sizes]), counts)
@@ -167,7 +167,7 @@ def _size(text: str, composed: bool) -> int:
     return len(text.encode())
 
 
-def _byte_lengths(text: str, offsets: list[tuple[int, int]]) -> Ids:
+def byte_lengths(text: str, offsets: list[tuple[int, int]]) -> Ids:
     """UTF-8 bytes of each token, from character offsets: int64 (tokens,)."""
     if not offsets:
         return np.zeros(0, dtype=np.int64)

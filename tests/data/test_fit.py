@@ -107,3 +107,28 @@ def test_rows_are_batches_like_any_other():
 
 def test_no_documents_make_no_rows():
     assert fitted(stream_of([], []), 4).rows == 0
+
+
+weighed = st.lists(
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0, 0, 1, 2])), min_size=1, max_size=12),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(documents=weighed, length=st.integers(1, 9))
+def test_a_token_with_a_weight_is_a_label_once_and_no_row_counts_nothing(documents, length):
+    plain = stream_of(*([token for token, _ in one] for one in documents))
+    weights = np.array([weight for one in documents for _, weight in one], dtype=np.float32)
+    stream = Stream(plain.ids, plain.byte_lengths, plain.starts, SEPARATOR, weights)
+    found = fitted(stream, length)
+    said = []
+    for number in range(found.rows):
+        row = found.row(number)
+        counted = row["weights"] > 0
+        assert counted.any()
+        assert SEPARATOR not in row["labels"][counted]
+        said += zip(row["labels"][counted].tolist(), row["weights"][counted].tolist(), strict=True)
+    # The first token of a document is nobody's label.
+    assert sorted(said) == sorted(pair for one in documents for pair in one[1:] if pair[1])

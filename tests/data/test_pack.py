@@ -135,3 +135,12 @@ def test_documents_without_tokens_are_only_separators():
     assert found["input_ids"].tolist() == [0, 1, 0, 0]
     assert found["weights"].tolist() == [0, 1, 0, 0]
     assert found["position_ids"].tolist() == [0, 0, 1, 0]
+
+
+def test_weights_of_tokens_are_those_of_labels_and_a_separator_has_none():
+    plain = stream_of([1, 2, 3], [4, 5], [6])
+    weights = np.array([9, 0, 0.5, 9, 2, 9], dtype=np.float32)
+    own = Stream(plain.ids, plain.byte_lengths, plain.starts, SEPARATOR, weights)
+    found = batch(own, [0], 7)
+    assert found.weights.tolist() == [[0, 0.5, 0, 0, 2, 0, 0]]
+    assert found.addresses == batch(plain, [0], 7).addresses

@@ -1,0 +1,188 @@
+"""Files and datasets -> rows of named values, in a fixed order; a row that cannot be read is named or set aside."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from limbeck.data.inputs import ROWS, Inputs, kind
+from limbeck.data.sieve import Sieve
+from limbeck.errors import Damaged, DataError
+from limbeck.files import parse_json
+
+_PIECE = 1 << 20
+# An array is read whole and takes several times its size in memory; lines of JSON have no such limit.
+LARGEST_ARRAY = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row, and where it came from."""
+
+    row: dict[str, Any]
+    file: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        """'file:line'."""
+        return f"{self.file}:{self.line}"
+
+
+def records(found: Inputs, sieve: Sieve, *, split: str) -> Iterator[Record]:
+    """Every row of what was found. The caller says which it kept, and closes the sieve."""
+    if found.hub is not None or found.saved is not None:
+        where = str(found.saved) if found.hub is None else found.hub.name
+        for number, row in enumerate(opened(found, split, where), 1):
+            yield Record(dict(row), where, number)
+        return
+    before = 0
+    for path in found.files:
+        yield from _file(path, sieve)
+        before += path.stat().st_size
+        sieve.read_bytes = before
+
+
+def _file(path: Path, sieve: Sieve) -> Iterator[Record]:
+    ending = kind(path, ROWS)
+    if ending == ".parquet":
+        yield from _parquet(path, sieve)
+    elif ending == ".json" and _begins(path) == b"[":
+        yield from _array(path, sieve)
+    else:
+        with stream_of(path) as stream:
+            yield from _jsonl(path, stream, sieve)
+
+
+@contextlib.contextmanager
+def stream_of(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where its name ends in .gz; damage in it is told by its name."""
+    with path.open("rb") as raw:
+        packed = path.name.lower().endswith(".gz")
+        try:
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw) if packed else raw)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as reason:
+            raise DataError(f"{path}: damaged or cut off gzip data ({reason}).") from reason
+
+
+def lines(stream: IO[bytes], sieve: Sieve) -> Iterator[tuple[int, bytes, int]]:
+    r"""Number, bytes and whole size of each line. Lines end at b"\n" and nowhere else.
+
+    Of a line over the limit only its beginning is held, so that memory stays bounded.
+    """
+    number = 0
+    while line := stream.readline(sieve.max_bytes + 2):
+        number += 1
+        size = len(line)
+        while not line.endswith(b"\n") and size > sieve.max_bytes:
+            rest = stream.readline(_PIECE)
+            size += len(rest.removesuffix(b"\n"))
+            if not rest or rest.endswith(b"\n"):
+                break
+        sieve.read_bytes += size
+        yield number, line, size
+
+
+def json_lines(stream: IO[bytes], sieve: Sieve) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Number and object of each line of JSON, and '' or the reason for refusing it."""
+    for number, line, size in lines(stream, sieve):
+        size -= line.endswith(b"\n")
+        if size > sieve.max_bytes:
+            yield number, {}, f"a line of {size:,} bytes, more than {sieve.max_bytes:,}"
+        elif not line.strip():
+            yield number, {}, "an empty line"
+        else:
+            yield number, *_object(line)
+
+
+def _object(line: bytes) -> tuple[dict[str, Any], str]:
+    try:
+        row = parse_json(line, "")
+    except Damaged as problem:
+        return {}, str(problem).removeprefix(": ").removesuffix(".")
+    return (row, "") if isinstance(row, dict) else ({}, _no_object(row))
+
+
+def _no_object(row: Any) -> str:
+    return f"a JSON {type(row).__name__}, not an object"
+
+
+def _jsonl(path: Path, stream: IO[bytes], sieve: Sieve) -> Iterator[Record]:
+    for number, row, reason in json_lines(stream, sieve):
+        if reason:
+            sieve.refuse(str(path), number, reason)
+        else:
+            yield Record(row, str(path), number)
+
+
+def _begins(path: Path) -> bytes:
+    """The first byte of a file that is no space: '[' begins an array, '{' the first of many lines."""
+    with path.open("rb") as stream:
+        return stream.read(4096).lstrip()[:1]
+
+
+def _array(path: Path, sieve: Sieve) -> Iterator[Record]:
+    """The rows of a JSON array; their numbers are their places in it, from 1."""
+    size = path.stat().st_size
+    if size > LARGEST_ARRAY:
+        raise DataError(
+            f"{path}: a JSON array of {size:,} bytes is read whole; {LARGEST_ARRAY:,} are the most. "
+            "Write it as JSONL, one row a line."
+        )
+    try:
+        rows = parse_json(path.read_bytes(), str(path))
+    except Damaged as problem:
+        raise DataError(f"{problem} Nothing of an array is read where it is not whole.") from None
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, dict):
+            yield Record(row, str(path), number)
+        else:
+            sieve.refuse(str(path), number, _no_object(row))
+    sieve.read_bytes += size
+
+
+def _parquet(path: Path, sieve: Sieve) -> Iterator[Record]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet
+    except ImportError as missing:
+        raise DataError(f"{path}: Parquet needs pyarrow: pip install 'limbeck[data]'.") from missing
+    number = 0
+    try:
+        file = arrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        for batch in file.iter_batches(batch_size=256):
+            for place in range(len(batch)):
+                number += 1
+                try:
+                    (row,) = batch.slice(place, 1).to_pylist()
+                except UnicodeDecodeError as problem:
+                    sieve.refuse(str(path), number, f"not UTF-8 ({problem.reason})")
+                else:
+                    yield Record(row, str(path), number)
+    except (arrow.ArrowException, OSError) as problem:
+        raise DataError(f"{path}: cannot be read as Parquet ({problem}).") from problem
+
+
+def opened(found: Inputs, split: str, where: str) -> Any:
+    """The rows of a dataset, streamed from the Hub at its pinned commit or read from a folder."""
+    try:
+        import datasets
+    except ImportError as missing:
+        raise DataError(f"{where}: a dataset needs: pip install 'limbeck[data]'.") from missing
+    try:
+        if found.hub is None:
+            return datasets.load_from_disk(where)
+        return datasets.load_dataset(
+            found.hub.name,
+            found.hub.config,
+            revision=found.hub.revision,
+            split=split,
+            streaming=True,
+        )
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{where}: split '{split}' cannot be opened ({problem}).") from problem
