@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,10 @@ from limbeck import assembly, linking, recorded
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.folder import Folder
-from limbeck.models import layout
-from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.models import layout, place
 from limbeck.progress import say
 from limbeck.recipe import Recipe, Stage
-from limbeck.training import checkpoint, frozen, loop, optim, parallel, projectors
+from limbeck.training import checkpoint, frozen, heldout, loop, optim, parallel, projectors
 from limbeck.training.meter import Log
 from limbeck.training.step import Step
 from limbeck.types import Source, Teacher, Wanted
@@ -59,8 +57,7 @@ def last_step(arm: Arm, index: int) -> int:
 
 def finished(arm: Arm) -> Path | None:
     """The final checkpoint of the last stage, or None where there is still work."""
-    index = len(arm.recipe.stages) - 1
-    final = arm.checkpoints(index) / f"{last_step(arm, index):06d}"
+    final = _final(arm, len(arm.recipe.stages) - 1)
     return final if final.is_dir() else None
 
 
@@ -80,7 +77,7 @@ def train(arms: Sequence[Arm]) -> None:
 def _begun(arm: Arm, index: int, first: int) -> loop.Loop | None:
     """A stage as far as it was carried before, or None where it is done."""
     newest = _newest(arm, index)
-    final = arm.checkpoints(index) / f"{last_step(arm, index):06d}"
+    final = _final(arm, index)
     if newest == final and arm.recipe.resume != "none":
         say(f"{arm.title}: stage {arm.recipe.stages[index].name} is done ({final}).")
         return None
@@ -135,22 +132,49 @@ def trainable(student: PreTrainedModel, stage: Stage) -> set[str]:
     return found
 
 
+def _final(arm: Arm, index: int) -> Path:
+    """Where the last checkpoint of a stage lies, once there is one."""
+    return arm.checkpoints(index) / f"{last_step(arm, index):06d}"
+
+
+def _merges(arm: Arm, index: int) -> bool:
+    """Whether a stage is the first that trains the student as it will leave, behind others that do not."""
+    stages = arm.recipe.stages
+    return index > 0 and stages[index].merged and not stages[index - 1].merged
+
+
+def _student(arm: Arm, index: int) -> PreTrainedModel:
+    """The student that a stage trains, at its start; of a stage that merges, what the one before it left, merged."""
+    if not (_merges(arm, index) and _final(arm, index - 1).is_dir()):
+        return assembly.student(arm.base, arm.recipe.stages[index])
+    found = assembly.student(arm.base)
+    plain = parallel.World(0, 1, torch.device("cpu"))
+    checkpoint.load(_final(arm, index - 1), Step(found, vocab=arm.base.vocab), None, world=plain)
+    return assembly.merged(arm.recipe, found)
+
+
+def _kept(arm: Arm, index: int, student: PreTrainedModel) -> set[str]:
+    """What checkpoints of a stage hold: all that was trained so far; of a merged student everything, made of what was."""
+    stages = arm.recipe.stages
+    if stages[index].merged:
+        return {f"student.{name}" for name, _ in student.named_parameters()}
+    return {f"student.{n}" for s in stages[: index + 1] for n in trainable(student, s)}
+
+
 def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> loop.Loop:
     """A stage from a checkpoint, or from its start; `follows` loads what the stage before it trained."""
     recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
     source = assembly.stage_source(arm.base, stage)
-    student, teacher = assembly.student(arm.base), arm.teacher()
-    kept = {f"student.{n}" for s in recipe.stages[: index + 1] for n in trainable(student, s)}
-    trained = trainable(student, stage)
+    student, teacher = _student(arm, index), arm.teacher()
+    trained, kept = trainable(student, stage), _kept(arm, index, student)
     if recipe.compute.activation_checkpointing:
-        _checkpoint_activations(student)
+        place.checkpoint_activations(student)
     functions = linking.functions(recipe, stage)
     maps = projectors.made(functions, next(student.parameters()).dtype, _looks(arm, stage, teacher))
     step = Step(student, vocab=arm.base.vocab, chunk=recipe.compute.chunk, projectors=maps)
     kept |= {f"{optim.PROJECTORS}{name}" for name, _ in maps.named_parameters()}
-    if follows:
-        before = arm.checkpoints(index - 1) / f"{last_step(arm, index - 1):06d}"
-        checkpoint.load(before, step, None, world=world)
+    if follows and not _merges(arm, index):
+        checkpoint.load(_final(arm, index - 1), step, None, world=world)
     if begins_at is not None and recorded.for_one_head(teacher):
         # `resume` may name a checkpoint of another run, which trained the head. Once sharded, no rank has all of it.
         checkpoint.load(begins_at, step, None, world=world)
@@ -229,7 +253,7 @@ def _saver(
             "step": number,
             "tokens": tokens,
             "stage": arm.recipe.stages[index].name,
-            "score": held_out_loss(step, judges, rows, arm.world) if judges else None,
+            "score": heldout.loss(step, judges, rows, arm.world) if judges else None,
             "seed": arm.recipe.seed,
             "threads": torch.get_num_threads(),
         }
@@ -253,29 +277,6 @@ def _judging_rows(arm: Arm, judges: Source) -> range:
     return rows
 
 
-@torch.no_grad()
-def held_out_loss(step: Step, source: Source, rows: range, world: parallel.World) -> float:
-    """Cross-entropy in nats per token over these rows of held-out text, the same on every rank."""
-    step.eval()
-    nats, weight = 0.0, 0.0
-    for row in rows:
-        batch = source.batch([row]).to(world.device)
-        _, sums = step(batch, None, [cross_entropy], [1.0])
-        nats += float(sums[0])
-        weight += float(batch.weights.sum())
-    step.train()
-    parallel.give_back(step)
-    return nats / max(weight, 1e-12)
-
-
-def _checkpoint_activations(student: PreTrainedModel) -> None:
-    """Keeps only each block's input for the backward pass."""
-    with warnings.catch_warnings():
-        # transformers renames the method; this name works in every version that is admitted.
-        warnings.simplefilter("ignore", FutureWarning)
-        student.gradient_checkpointing_enable({"use_reentrant": False})
-
-
 def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:
     """The student of the final checkpoint as a plain model, and the tokens it was trained on."""
     final = finished(arm)
@@ -284,7 +285,8 @@ def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:
     if arm.recipe.export.checkpoint == "best":
         judged = [item for item in checkpoint.found(final.parent) if item.score is not None]
         final = min(judged, key=lambda item: (item.score, -item.step)).folder
-    student = assembly.student(arm.base)
+    last = arm.recipe.stages[-1]
+    student = assembly.student(arm.base, last)
     step = Step(student, vocab=arm.base.vocab)
     plain = parallel.World(0, 1, torch.device("cpu"))
     checkpoint.load(final, step, None, world=plain)
@@ -292,4 +294,4 @@ def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:
         last_step(arm, i) * s.rows_per_step * assembly.stage_source(arm.base, s).length
         for i, s in enumerate(arm.recipe.stages)
     )
-    return assembly.finisher(arm.recipe)(student), tokens
+    return student if last.merged else assembly.finisher(arm.recipe)(student), tokens

@@ -183,10 +183,11 @@ def teacher(base: Ground) -> Teacher | None:
     return found
 
 
-def student(base: Ground) -> PreTrainedModel:
+def student(base: Ground, stage: Stage | None = None) -> PreTrainedModel:
     """The student before training: a pure function of the recipe, so that all arms and stages start alike.
 
-    What it may look at is the text of the first stage, whichever stage it is made for.
+    What it may look at is the text of the first stage, whichever stage it is made for. stage: if it is a merged one, as
+    a plain model.
     """
     master = torch.float64 if base.dtype == torch.float64 else torch.float32
 
@@ -201,13 +202,23 @@ def student(base: Ground) -> PreTrainedModel:
             raise ModelError(
                 f"student: {name} is {parameter.dtype}; training needs {master} masters."
             )
-    return made
+    return _as_wanted(base.recipe, stage, made)
 
 
-def student_on_meta(recipe: Recipe) -> PreTrainedModel:
-    """The student's shapes, without a weight."""
+def student_on_meta(recipe: Recipe, stage: Stage | None = None) -> PreTrainedModel:
+    """The student's shapes, without a weight; for a merged stage, those of the plain model."""
     with torch.device("meta"):
-        return _made(recipe, lambda n, r: load.build_on_meta(load.load_config(n, revision=r)), None)
+        made = _made(recipe, lambda n, r: load.build_on_meta(load.load_config(n, revision=r)), None)
+        return _as_wanted(recipe, stage, made)
+
+
+def merged(recipe: Recipe, made: PreTrainedModel) -> PreTrainedModel:
+    """The plain model that a student leaves as, all of which can be trained."""
+    return finisher(recipe)(made).requires_grad_(True)
+
+
+def _as_wanted(recipe: Recipe, stage: Stage | None, made: PreTrainedModel) -> PreTrainedModel:
+    return merged(recipe, made) if stage is not None and stage.merged else made
 
 
 def _made(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ def check(recipe: Recipe) -> Recipe:
     """The same recipe, once every part and option is known to exist and to be of the right kind."""
     for where, family, part in loading.parts(recipe):
         loading.checked(part, family, where)
+    _check_merged(recipe)
     needs_teacher = {"cross_entropy"}
     for index, stage in enumerate(recipe.stages):
         wanted = sorted({term.name for term in stage.terms} - needs_teacher)
@@ -42,6 +44,25 @@ def check(recipe: Recipe) -> Recipe:
                 "Set evaluate.measures to [bits_per_byte]."
             )
     return recipe
+
+
+def _check_merged(recipe: Recipe) -> None:
+    """Refuses to merge what has nothing to merge, and to train its parts again afterwards."""
+    merged = [stage.merged for stage in recipe.stages]
+    for index, earlier in enumerate(merged[:-1]):
+        if earlier and not merged[index + 1]:
+            raise RecipeError(
+                f"stages[{index + 1}].merged: false found behind a merged stage, whose student has no other parts any "
+                "more. Set it to true, or put the stage before."
+            )
+    if not any(merged):
+        return
+    for one in recipe.each:
+        function = names.find("students", one.student.name)
+        if "finish" not in vars(sys.modules[function.__module__]):
+            raise RecipeError(
+                f"stages[{merged.index(True)}].merged: '{one.student.name}' has nothing to merge. Take it out."
+            )
 
 
 def _check_different(terms: Sequence[Term], where: str) -> None:

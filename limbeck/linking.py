@@ -25,7 +25,7 @@ _AT_LENGTH = 6
 
 def functions(recipe: Recipe, stage: Stage) -> list[Asked]:
     """The objectives of a stage, in the order of its terms; those between taps with their joints."""
-    models = _models(recipe)
+    models = _models(recipe, stage)
     found = [_asked(recipe, stage, term, models) for term in stage.terms]
     _check_one_each(stage, [term for term in found if isinstance(term, Tied)])
     return found
@@ -93,7 +93,7 @@ def channels(terms: Sequence[Tied]) -> int:
     return sum(sum(joint.widths) for term in terms for joint in term.joints if joint.widths)
 
 
-def _models(recipe: Recipe) -> Models:
+def _models(recipe: Recipe, stage: Stage | None = None) -> Models:
     def teacher() -> PreTrainedModel:
         model = assembly.teacher_model(recipe)
         if model is None:
@@ -103,7 +103,8 @@ def _models(recipe: Recipe) -> Models:
             )
         return load.build_on_meta(load.load_config(model.name, revision=model.revision))
 
-    return functools.cache(lambda: assembly.student_on_meta(recipe)), functools.cache(teacher)
+    student = functools.cache(lambda: assembly.student_on_meta(recipe, stage))
+    return student, functools.cache(teacher)
 
 
 def _asked(recipe: Recipe, stage: Stage, term: Term, models: Models) -> Asked:

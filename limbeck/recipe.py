@@ -83,6 +83,10 @@ class Stage(Frozen):
     train: tuple[str, ...] = Field(
         default=("*",), description="patterns of the parameters that are trained, as in a shell"
     )
+    merged: bool = Field(
+        default=False,
+        description="trains the student as it will leave, merged; stages after it do, too",
+    )
     rows_per_step: int = Field(
         default=8, gt=0, description="rows of one optimizer step, over all ranks"
     )

@@ -162,6 +162,8 @@ def _add_stage(
     bytes_each: int,
 ) -> None:
     stage = recipe.stages[index]
+    if stage.merged:
+        student = assembly.student_on_meta(recipe, stage)
     trained = _count(student, arm.trainable(student, stage))
     length = stage.source.options.get("length")
     if not isinstance(length, int):

@@ -51,6 +51,9 @@ def test_each_is_planned_without_a_network(name, monkeypatch, capsys):
     assert stage.terms[1].weight == pytest.approx(2048 / 40**2)
     tied = [one for one in linking.functions(recipe, stage) if isinstance(one, Tied)]
     assert {len(one.joints) for one in tied} == {blocks}
+    assert f"trained / frozen │ {deployed:,} / 0" in said  # the fine-tuning, of the merged student
+    tune = recipe.stages[1]
+    assert (tune.merged, tune.optimizer.learning_rate, tune.source.name) == (True, 1e-5, "chat")
 
 
 @pytest.mark.parametrize("name", ["llama-1.5b", "smollm2"])
@@ -84,12 +87,18 @@ def test_each_is_carried_out_by_tiny_models(name, tmp_path):
         "control": "false",
         "runs": tmp_path / "runs",
     }
+    if name in LARGE:
+        changes |= {
+            "stages.1.source": json.dumps(tiny_folder.talk(tmp_path)),
+            "stages.1.budget": "2 steps",
+            "stages.1.rows_per_step": 2,
+        }
     overrides = [f"{key}={value}" for key, value in changes.items()]
     recipe = fitting.check(loading.load(RECIPES[name], overrides))
     run.carry_out(recipe)
     folder = tiny_folder.folder(recipe)
     log = [json.loads(line) for line in folder.log.read_text().splitlines()]
-    terms = [line["terms"] for line in log if "terms" in line]
+    terms = [line["terms"] for line in log if line["stage"] == "clone"]
     assert set(terms[-1]) == {"cross_entropy", "forward_kl", *CLONE}
     assert min(terms[-1].values()) > 0
     assert load.load_config(str(folder.export)).hidden_size == 16

@@ -1,8 +1,11 @@
-"""Where a model stands and in which numbers it computes."""
+"""Where a model stands, in which numbers it computes, and what it keeps for the backward pass."""
 
 from __future__ import annotations
 
+import warnings
+
 import torch
+from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
 
@@ -37,3 +40,11 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
     able = torch.cpu.get_capabilities()
     native = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16")
     return torch.bfloat16 if native else torch.float32
+
+
+def checkpoint_activations(student: PreTrainedModel) -> None:
+    """Keeps only each block's input for the backward pass."""
+    with warnings.catch_warnings():
+        # transformers renames the method; this name works in every version that is admitted.
+        warnings.simplefilter("ignore", FutureWarning)
+        student.gradient_checkpointing_enable({"use_reentrant": False})

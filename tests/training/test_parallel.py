@@ -5,11 +5,10 @@ import tiny
 import tiny_run
 import torch
 
-from limbeck.arm import held_out_loss
 from limbeck.errors import LimbeckError
 from limbeck.models import layout
 from limbeck.recipe import Optimizer
-from limbeck.training import checkpoint, optim, parallel
+from limbeck.training import checkpoint, heldout, optim, parallel
 from limbeck.training.step import Step
 from limbeck.types import Signal, TopK
 
@@ -55,7 +54,7 @@ def test_bf16_compute_is_near_float32_compute():
 def test_a_checkpoint_after_judging_holds_masters_and_moments(tmp_path):
     work = tiny_run.job(tmp_path, dtype=torch.float32)
     tiny_run.loop.one_step([work])
-    held_out_loss(work.step_module, tiny_run.Ragged(), range(3), work.world)
+    heldout.loss(work.step_module, tiny_run.Ragged(), range(3), work.world)
     work.save(1, 96)
     again = tiny_run.job(tmp_path, dtype=torch.float32)
     assert again.step == 1
