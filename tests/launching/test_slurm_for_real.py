@@ -16,14 +16,27 @@ pytestmark = [
     pytest.mark.skipif(bool(slurm_daemon.missing()), reason=slurm_daemon.missing()),
     pytest.mark.timeout(600),
 ]
-# Stands for Limbeck where only Slurm matters: it tells what it was given, and stops or ends as the folder says.
-WORK = """\
-#!/bin/bash
-rank="${SLURM_ARRAY_TASK_ID:-train}"
-trap 'echo stopped > "$told/$rank.stopped"; exit 75' TERM USR1
-echo "${HF_TOKEN:-none} ${given:-none} $rank" > "$told/$rank.begun"
-if [ -e "$told/$rank.fails" ]; then exit 2; fi
-while [ ! -e "$told/ends" ] || [ -e "$told/$rank.waits" ]; do read -t 0.1 < <(:) || :; done
+# Stands for Limbeck where only Slurm matters: it tells what it was given, and stops or ends as the folder says. Not a shell,
+# which once in many runs lost the signal that came while it forked.
+WORK = f"""\
+#!{sys.executable} -SE
+import os, signal, time
+told, rank = os.environ["told"], os.environ.get("SLURM_ARRAY_TASK_ID", "train")
+def tell(kind, text):
+    with open(f"{{told}}/{{rank}}.{{kind}}.new", "w") as stream:
+        stream.write(text + "\\n")
+    os.rename(stream.name, f"{{told}}/{{rank}}.{{kind}}")
+def stop(*_):
+    tell("stopped", "stopped")
+    os._exit(75)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGUSR1, stop)
+given = [os.environ.get(name) or "none" for name in ("HF_TOKEN", "given")]
+tell("begun", " ".join([*given, rank]))
+if os.path.exists(f"{{told}}/{{rank}}.fails"):
+    raise SystemExit(2)
+while not os.path.exists(f"{{told}}/ends") or os.path.exists(f"{{told}}/{{rank}}.waits"):
+    time.sleep(0.1)
 """
 
 
