@@ -127,7 +127,14 @@ def _runs(label: str, runner: Callable[[], Any]) -> bool:
     """Whether it does at all: a peer that fails here is named, and the others are measured."""
     try:
         runner()
-    except Exception as reason:
+    except (
+        ArithmeticError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as reason:
         if label == "limbeck":
             raise
         print(f"{label} does not run here: {type(reason).__name__}: {str(reason)[:300]}")

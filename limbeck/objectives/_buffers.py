@@ -80,8 +80,8 @@ def product_into(
     """Hidden @ weight.T (+ bias): (chunk, width) and (vocab, width) to (chunk, vocab).
 
     centred: if narrow, less about the largest of each row, which no softmax sees. bfloat16 rounds a logit of 25 by
-    up to 0.06, and the likely ids have the largest: near zero it rounds them by far less. Only on a CPU: CUDA's
-    library rounds the product before it adds, so that there it would take a fifth more time for nothing.
+    up to 0.06, and the likely ids have the largest: near zero it rounds them by far less. Only on a CPU: with CUDA's
+    library it made nothing more exact and the product took a fifth more time.
     """
     narrow = hidden.dtype in (torch.bfloat16, torch.float16)
     centred = centred and narrow and hidden.device.type == "cpu"
