@@ -5,6 +5,8 @@ import tiny
 import torch
 from tiny_scan import LENGTHS, TIME, by_matrix, by_steps, given, gradients, packed, same, slow
 from torch.nn import functional as F
+from transformers import BambaConfig
+from transformers.models.bamba.modeling_bamba import BambaMixer
 from transformers.models.llama.modeling_llama import repeat_kv
 
 from limbeck.models.scan import convolve, mixing_matrix, scan, step
@@ -235,6 +237,26 @@ def test_gradients_are_those_of_small_differences():
         lambda *given: convolve(*given[:3], before=given[3], begins=begins),
         (u, weight, bias, before),
     )
+
+
+def test_scan_and_convolution_are_what_a_stock_bamba_mixer_computes():
+    """Values enter multiplied by their time step; the skip takes them as they are; four heads share two groups."""
+    sizes = {"mamba_n_heads": 4, "mamba_d_head": 6, "mamba_n_groups": 2, "mamba_d_state": 5}
+    config = BambaConfig(
+        hidden_size=12, num_hidden_layers=1, attn_layer_indices=[], mamba_chunk_size=4, **sizes
+    )
+    mixer, hidden = BambaMixer(config, 0).eval(), tiny.randn(2, TIME, 12, dtype=torch.float32)
+    with torch.no_grad():
+        for number, parameter in enumerate(mixer.parameters()):
+            parameter.add_(0.3 * tiny.randn(*parameter.shape, seed=number))
+        gate, mixed, times = mixer.in_proj(hidden).split((24, 44, 4), -1)
+        mixed = F.silu(convolve(mixed, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias))
+        x, b, c = mixed.split((24, 10, 10), -1)
+        x, b, c = x.unflatten(-1, (4, 6)), b.unflatten(-1, (2, 5)), c.unflatten(-1, (2, 5))
+        times = F.softplus(times + mixer.dt_bias)
+        found, _ = scan(x * times.unsqueeze(-1), b, c, -mixer.A_log.exp() * times, chunk=3)
+        found = (found + mixer.D.unsqueeze(-1) * x).flatten(2)
+        same([mixer.out_proj(mixer.norm(found, gate))], [mixer(hidden)], 2e-6)
 
 
 def test_heads_that_groups_do_not_divide_are_refused():
