@@ -1,12 +1,15 @@
 """Limbeck distils large language models.
 
-The names below are what a teacher, an objective or a script of your own needs.
+The names below are what a teacher, an objective or a script of your own needs. Once it is imported, transformers' Auto
+classes load every model that it exports.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from limbeck.models.arrival import await_transformers
 
 if TYPE_CHECKING:
     from limbeck.errors import LimbeckError
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "LimbeckError", "Recipe", "Rows", "Signal", "TopK", "Wanted"]
 
+await_transformers()
 _HOMES = {"LimbeckError": "errors", "Recipe": "recipe"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from limbeck.recipe import Recipe, Stage
 from limbeck.training import checkpoint, frozen, heldout, loop, optim, parallel, projectors
 from limbeck.training.meter import Log
 from limbeck.training.step import Step
+from limbeck.training.trained import counts, trainable
 from limbeck.types import Source, Teacher, Wanted
 
 LOOKED_AT = 8
@@ -121,17 +121,6 @@ def _newest(arm: Arm, index: int) -> Path | None:
     return Path(said) if said else None
 
 
-def trainable(student: PreTrainedModel, stage: Stage) -> set[str]:
-    """The names of parameters that a stage trains: its patterns among those the student offers."""
-    offered = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
-    found = {n for n in offered if any(fnmatch.fnmatchcase(n, p) for p in stage.train)}
-    if not found:
-        raise RecipeError(
-            f"stage {stage.name}: train {list(stage.train)} matches no parameter; such as {offered[:3]}."
-        )
-    return found
-
-
 def _final(arm: Arm, index: int) -> Path:
     """Where the last checkpoint of a stage lies, once there is one."""
     return arm.checkpoints(index) / f"{last_step(arm, index):06d}"
@@ -181,6 +170,9 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     recorded.check_head(arm.base, teacher, student)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in trained)
+    if world.first:
+        learns, every = counts(student, trained)
+        say(f"{arm.title}: stage {stage.name} trains {learns:,} of {every:,} parameters.")
     full = kept | (checkpoint.names(begins_at) if begins_at else set())
     still = frozen.settled(step, full, arm.base.dtype, teacher, world)
     step.to(world.device)

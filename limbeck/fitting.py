@@ -11,7 +11,7 @@ from typing import Any, get_args
 from limbeck import loading, names
 from limbeck.errors import RecipeError
 from limbeck.recipe import Ramp, Recipe, Term
-from limbeck.training.links import kind_of
+from limbeck.training.links import DEEP, kind_of
 
 # Units of which a relation has something to say: angles need three.
 _FEWEST = 3
@@ -27,6 +27,8 @@ def check(recipe: Recipe) -> Recipe:
         wanted = sorted({term.name for term in stage.terms} - needs_teacher)
         if wanted and recipe.teacher is None:
             raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
+        if stage.forward == "layer_forced":
+            _check_forced(recipe, f"stages[{index}].forward")
         _check_different(stage.terms, f"stages[{index}].objective")
         for number, term in enumerate(stage.objective):
             where = f"stages[{index}].objective[{number}]"
@@ -35,6 +37,11 @@ def check(recipe: Recipe) -> Recipe:
             _check_enough(term, stage.micro_rows, where)
             if _between_taps(recipe, term, where):
                 continue
+            if stage.forward == "layer_forced":
+                raise RecipeError(
+                    f"{where}: '{term.name}' compares what models say at the end; under forward 'layer_forced' blocks "
+                    "learn one by one. Take a term between taps, such as feature_norm, or forward: free."
+                )
             _check_served(recipe, term, where)
     for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
         model = recipe.teacher and recipe.teacher.options.get("model")
@@ -44,6 +51,15 @@ def check(recipe: Recipe) -> Recipe:
                 "Set evaluate.measures to [bits_per_byte]."
             )
     return recipe
+
+
+def _check_forced(recipe: Recipe, where: str) -> None:
+    """Refuses to feed blocks what a teacher's are fed, where no teacher is there to be run."""
+    if recipe.teacher is None or recipe.teacher.name != "live":
+        name = recipe.teacher.name if recipe.teacher else "none"
+        raise RecipeError(
+            f"{where}: 'layer_forced' needs what enters each block of the teacher; the teacher is '{name}'. Set it to 'live'."
+        )
 
 
 def _check_merged(recipe: Recipe) -> None:
@@ -139,7 +155,7 @@ def _between_taps(recipe: Recipe, term: Term, where: str) -> bool:
         raise RecipeError(
             f"{where}: '{term.name}' looks inside blocks, which compute.compile seals. Set compute.compile to false."
         )
-    if kind == "heads" and recipe.teacher is not None and recipe.teacher.name == "cached":
+    if kind in DEEP and recipe.teacher is not None and recipe.teacher.name == "cached":
         raise RecipeError(
             f"{where}: '{term.name}' needs queries and keys, which no cache keeps: they are larger than the model's "
             "stream at every layer. Set the teacher to 'live'."

@@ -1,4 +1,4 @@
-"""What can be kept of a model, token by token: TopK, Sampled, Drawn, HeadMean of its distribution, Heads inside."""
+"""What can be kept of a model, token by token: TopK, Sampled, Drawn, HeadMean of its distribution, Heads and Mixing inside."""
 
 from __future__ import annotations
 
@@ -137,3 +137,39 @@ class Heads:
     def to(self, device: torch.device | str) -> Heads:
         """The same on another device."""
         return moved_to(self, device)
+
+    def between(self, begin: int, end: int) -> Heads:
+        """The same of the tokens of one row, which begins and ends with a document."""
+        part = slice(begin, end)
+        inside = _between(self.edges, begin, end)
+        return Heads(self.queries[part], self.keys[part], self.values[part], inside, self.scale)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What enters a mixer that carries a state: the matrix that it applies to its tokens, in factors.
+
+    write, read: (tokens, groups, state), of which group g serves heads g * r to g * r + r - 1. log_decay: (tokens,
+    heads). scale: (tokens, heads), by which a value is written, or None for 1. skip: (heads,), what a token keeps of
+    itself. edges: int32 (documents + 1,), where documents begin among the tokens.
+    """
+
+    write: Tensor
+    read: Tensor
+    log_decay: Tensor
+    scale: Tensor | None
+    skip: Tensor
+    edges: Tensor
+
+    def between(self, begin: int, end: int) -> Mixing:
+        """The same of the tokens of one row, which begins and ends with a document."""
+        part = slice(begin, end)
+        scale = None if self.scale is None else self.scale[part]
+        inside = _between(self.edges, begin, end)
+        each = (self.write[part], self.read[part], self.log_decay[part])
+        return Mixing(*each, scale, self.skip, inside)
+
+
+def _between(edges: Tensor, begin: int, end: int) -> Tensor:
+    """The edges of one row, counted from its first token."""
+    return edges[(edges >= begin) & (edges <= end)] - begin

@@ -13,7 +13,7 @@ from limbeck import assembly, loading
 from limbeck.errors import ModelError, RecipeError
 from limbeck.models import load, taps
 from limbeck.recipe import Link, Recipe, Stage, Term
-from limbeck.training.links import Joint, Kind, Tied, kind_of
+from limbeck.training.links import DEEP, Joint, Kind, Tied, kind_of
 from limbeck.training.step import Asked
 from limbeck.types import Objective
 
@@ -44,7 +44,7 @@ def teacher_taps(recipe: Recipe) -> dict[str, int]:
     for one in recipe.each:
         for stage in one.stages:
             for term in functions(one, stage):
-                if isinstance(term, Tied) and term.kind != "heads":
+                if isinstance(term, Tied) and term.kind not in DEEP:
                     found |= dict.fromkeys(joint.teacher for joint in term.joints)
     return taps.widths(_models(recipe)[1](), list(found)) if found else {}
 
@@ -60,6 +60,8 @@ def lines(term: Tied) -> list[str]:
     if term.kind == "units":
         among = "tokens of each row" if linked.units == "tokens" else "rows of a micro-batch"
         told.append(f"among {linked.max_units} {among} at most")
+    if term.kind == "mixing":
+        told.append("a time x time matrix a head and tap on both sides, some heads at a time")
     if term.kind == "heads":
         told.append(
             "time x time products a head and tap on both sides, computed twice; no eager attention"
@@ -118,7 +120,9 @@ def _asked(recipe: Recipe, stage: Stage, term: Term, models: Models) -> Asked:
         pairs = [pair for link in term.linked.at for pair in _pairs(link, models)]
         _check_once(pairs)
         joints = [Joint(*pair) for pair in pairs]
-        if kind == "heads":
+        if kind == "mixing":
+            _check_mixing(joints, models)
+        elif kind == "heads":
             taps.check_heads(models[0](), [joint.student for joint in joints])
             taps.check_heads(models[1](), [joint.teacher for joint in joints])
         else:
@@ -129,7 +133,42 @@ def _asked(recipe: Recipe, stage: Stage, term: Term, models: Models) -> Asked:
         joints = [_through(where, joint, models) for joint in joints]
     if kind == "features":
         _check_widths(where, joints)
-    return Tied(function, kind, tuple(joints), term.linked, recipe.seed)
+    forced = stage.forward == "layer_forced"
+    if forced:
+        _check_forced(where, joints, models)
+    return Tied(function, kind, tuple(joints), term.linked, recipe.seed, forced=forced)
+
+
+def _check_mixing(joints: list[Joint], models: Models) -> None:
+    """Refuses mixers and attentions whose matrices are not as many."""
+    heads = taps.check_mixing(models[0](), [joint.student for joint in joints])
+    taps.check_heads(models[1](), [joint.teacher for joint in joints])
+    theirs = models[1]().config.get_text_config().num_attention_heads
+    for joint in joints:
+        if heads[joint.student] != theirs:
+            raise RecipeError(
+                f"the mixer at {joint.student} has {heads[joint.student]} heads, the teacher's attention {theirs}; wanted "
+                "as many. Leave student.hybrid.heads out, or this stage."
+            )
+
+
+def _check_forced(where: str, joints: list[Joint], models: Models) -> None:
+    """Refuses to feed blocks what the teacher's are fed where they do not stand one for one."""
+    student, teacher = (model() for model in models)
+    mine, theirs = taps.depth(student), taps.depth(teacher)
+    wide = [one.config.get_text_config().hidden_size for one in (student, teacher)]
+    if mine != theirs or wide[0] != wide[1]:
+        raise RecipeError(
+            f"{where}: forward 'layer_forced' feeds each block what the teacher's is fed; the student has {mine} blocks of "
+            f"{wide[0]} channels, the teacher {theirs} of {wide[1]}. Wanted the same: take a hybrid, or forward: free."
+        )
+    for joint in joints:
+        if taps.block(joint.student) is None or taps.block(joint.student) != taps.block(
+            joint.teacher
+        ):
+            raise RecipeError(
+                f"{where}: {joint.student} beside {joint.teacher}; under 'layer_forced' wanted taps of one block."
+            )
 
 
 def _kind(function: Objective) -> Kind | None:

@@ -210,7 +210,7 @@ def control_of(recipe: Recipe) -> Recipe:
     """
     alone = (Term(name="cross_entropy"),)
     stages = tuple(
-        stage.model_copy(update={"objective": alone, "alpha": None, "ban": ()})
+        stage.model_copy(update={"objective": alone, "alpha": None, "ban": (), "forward": "free"})
         for stage in recipe.stages
     )
     # A checkpoint to begin at is the student's, and learned from the teacher.

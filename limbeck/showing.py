@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from limbeck import arm, assembly, linking, loading, recorded
+from limbeck import assembly, linking, loading, recorded
 from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
@@ -19,6 +19,7 @@ from limbeck.errors import LimbeckError, RecipeError
 from limbeck.models import load, narrowing, place, quantised
 from limbeck.recipe import Recipe, Stage
 from limbeck.training.links import Tied
+from limbeck.training.trained import trainable
 
 GIGA = 1e9
 # Tensors of a block that are kept for the backward pass, in widths and MLP widths per token: inputs of the
@@ -164,7 +165,7 @@ def _add_stage(
     stage = recipe.stages[index]
     if stage.merged:
         student = assembly.student_on_meta(recipe, stage)
-    trained = _count(student, arm.trainable(student, stage))
+    trained = _count(student, trainable(student, stage))
     length = stage.source.options.get("length")
     if not isinstance(length, int):
         raise RecipeError(

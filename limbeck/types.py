@@ -10,7 +10,7 @@ from typing import Any, NewType, Protocol
 import torch
 from torch import Tensor, nn
 
-from limbeck.kept import Drawn, HeadMean, Heads, Sampled, TopK, moved_to
+from limbeck.kept import Drawn, HeadMean, Heads, Mixing, Sampled, TopK, moved_to
 
 __all__ = [
     "Batch",
@@ -21,6 +21,7 @@ __all__ = [
     "HeadMean",
     "Heads",
     "Materials",
+    "Mixing",
     "Objective",
     "Rows",
     "Sampled",
@@ -179,7 +180,7 @@ class Signal:
     mean: HeadMean | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     held: Tensor | None = None
-    heads: dict[str, Heads] = field(default_factory=dict)
+    heads: dict[str, Heads | Mixing] = field(default_factory=dict)
 
     def distribution(self, part: slice) -> Distribution | None:
         """What it says of a chunk of tokens: logits (tokens, vocab) made now, what is kept, or nothing."""
@@ -252,5 +253,5 @@ class Materials:
 Objective = Callable[..., Tensor]
 """(student, teacher, rows, *, options) -> (tokens,), never reduced.
 
-What it compares is the type of its `student`: Tensor, logits (tokens, vocab); Feature, Units or Heads, two taps.
+What it compares is the type of its `student`: Tensor, logits (tokens, vocab); Feature, Units, Heads or Mixing, two taps.
 """

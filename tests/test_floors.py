@@ -17,7 +17,7 @@ HERE = Path(__file__).parents[1]
 PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
 # Each floor may use those below it, and its own without going round in a circle.
 FLOORS = (
-    ("types", "kept", "pages", "recipe", "spelling", "strict", "errors", "names", "files", "progress"),
+    ("types", "kept", "pages", "recipe", "stage", "spelling", "strict", "errors", "names", "files", "progress"),
     ("objectives", "selection"),
     ("data", "cache", "models"),
     ("sources", "teachers", "students"),

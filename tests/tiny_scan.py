@@ -4,7 +4,8 @@ import tiny
 import torch
 from torch.nn import functional as F
 
-from limbeck.models.scan import mixing_matrix, step
+from limbeck.models.scan import step
+from limbeck.objectives._mixing import matrix as mixing_matrix
 
 TIME = 11
 # Lengths of packed documents: borders at tokens 1, 5, 6, so within, at and beside those of chunks of 1, 3 and 5.

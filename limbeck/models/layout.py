@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
-from limbeck.models import attention
+from limbeck.models import attention, mixers
 from limbeck.models.low_rank import NarrowIn
 from limbeck.objectives._rows import Finish
 from limbeck.types import Batch
@@ -63,6 +63,8 @@ PACKING = frozenset(
         "starcoder2",
     ]
 )
+# Families whose mixers carry a state, with documents in them by models/mixers.py.
+HYBRIDS = frozenset(["bamba", "limbeck_llamba"])
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,9 @@ def forward(model: nn.Module, batch: Batch) -> tuple[Tensor, Callable[[Tensor], 
     if packed and leaks(model):
         return _apart(inner, batch)
     mask = attention.as_mask(found) if packed and attention.switch(plain_model(model)) else None
+    if mask is not None and _type(model) in HYBRIDS:
+        both = {"full_attention": mask, "linear_attention": mask}
+        return _forward(inner, batch.input_ids, batch.position_ids, both), _flat
     return _forward(inner, batch.input_ids, batch.position_ids, mask), _flat
 
 
@@ -174,7 +179,14 @@ def _flat(tensor: Tensor) -> Tensor:
 
 def leaks(model: nn.Module) -> bool:
     """Whether packed documents might see one another in the plain forward of this family."""
-    return plain_model(model).config.get_text_config().model_type not in PACKING
+    if _type(model) in HYBRIDS:
+        mixers.with_documents(model)
+        return not attention.switch(plain_model(model))
+    return _type(model) not in PACKING
+
+
+def _type(model: nn.Module) -> str:
+    return str(plain_model(model).config.get_text_config().model_type)
 
 
 def _takes_positions(inner: nn.Module) -> bool:
@@ -182,7 +194,10 @@ def _takes_positions(inner: nn.Module) -> bool:
 
 
 def _forward(
-    inner: nn.Module, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None = None
+    inner: nn.Module,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    mask: Tensor | dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Hidden states (batch, time, width)."""
     given = {"input_ids": input_ids, "attention_mask": mask}

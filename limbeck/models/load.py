@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -27,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from limbeck import files
 from limbeck.errors import ModelError
+from limbeck.models import hybrid  # noqa: F401 (makes its class known)
 
 _CONFIG = ("config.json",)
 _TOKENIZER = (
@@ -199,9 +201,26 @@ def _config(path: Path, name: str) -> PretrainedConfig:
             "or choose another model."
         )
     try:
-        return CONFIG_MAPPING[family].from_dict(values)
-    except (ValueError, TypeError, KeyError, AttributeError) as reason:
+        return CONFIG_MAPPING[family].from_dict(_numbers(values))
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        StrictDataclassError,
+    ) as reason:
         raise ModelError(f"{path}: no config of type '{family}' can be made: {reason}") from reason
+
+
+def _numbers(value: Any) -> Any:
+    """A config's values, in which transformers writes numbers that JSON has not as {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    if isinstance(value, dict):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _numbers(inner) for key, inner in value.items()}
+    return value
 
 
 def _folder(name: str, revision: str | None, wanted: tuple[str, ...]) -> Path:

@@ -5,7 +5,7 @@ A head holds a state S (head_dim, state). Each token lets it decay, writes a pro
     S_t = a_t S_{t-1} + x_t B_t^T        y_t = S_t C_t
 
 x are the values, B what writes, C what reads, a in [0, 1] the decay, given by its logarithm. The same outputs are M x with
-M[t, s] = (C_t . B_s) a_{s+1} ... a_t. `scan` does all tokens in chunks, `step` one, `mixing_matrix` writes M down.
+M[t, s] = (C_t . B_s) a_{s+1} ... a_t. `scan` does all tokens in chunks, `step` one; objectives/_mixing.py writes M down.
 
 Nothing divides by a product of decays, and no exponential of a positive number is taken: a decay of 0 is as good as any.
 Numbers are float32 whatever comes in, or float64 where float64 comes in.
@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from limbeck.objectives._mixing import decays, grouped, precise_of, seen
 
 CHUNK = 64
 """Tokens that are mixed as one matrix. Forward and backward of a row were quickest so, of 32, 64 and 128 on a CPU."""
@@ -36,7 +38,7 @@ def convolve(
     before: the inputs before the first token, (batch, kernel - 1, channels), of the same document as long as no token
     begins one; zeros where it is left out.
     """
-    precise, (time, reach) = _precise(inputs), (inputs.shape[1], weight.shape[1] - 1)
+    precise, (time, reach) = precise_of(inputs), (inputs.shape[1], weight.shape[1] - 1)
     if before is None:
         padded = F.pad(inputs, (0, 0, reach, 0))
     else:
@@ -75,14 +77,14 @@ def scan(
     the first token, of the shape of the last, or None for nothing.
     Outputs have the values' dtype; the last state is float32 (or float64), to go on from.
     """
-    groups, precise = write.shape[2], _precise(values)
-    x = _grouped(values.to(precise), groups).permute(0, 2, 3, 1, 4)
-    log_a = _grouped(log_decay.to(precise), groups).permute(0, 2, 3, 1)
+    groups, precise = write.shape[2], precise_of(values)
+    x = grouped(values.to(precise), groups).permute(0, 2, 3, 1, 4)
+    log_a = grouped(log_decay.to(precise), groups).permute(0, 2, 3, 1)
     b, c = (side.to(precise).transpose(1, 2) for side in (write, read))
     if state is None:
         held = x.new_zeros(*x.shape[:3], x.shape[4], b.shape[3])
     else:
-        held = _grouped(state.to(precise), groups, 1)
+        held = grouped(state.to(precise), groups, 1)
     sides = [torch.split(side, chunk, -2) for side in (x, b, c)] + [torch.split(log_a, chunk, -1)]
     borders = [None] * len(sides[0]) if begins is None else torch.split(begins, chunk, 1)
     outputs = []
@@ -101,7 +103,7 @@ def _through(
     time, state), log a (batch, groups, shared, time). begins: bool (batch, time). shared: the heads that a group serves.
     """
     x, b, c, log_a = part
-    decay = _decays(log_a, _seen(log_a, begins))  # (batch, groups, shared, time, time)
+    decay = decays(log_a, seen(log_a, begins))  # (batch, groups, shared, time, time)
     since = log_a.cumsum(-1)
     if begins is not None:
         first = begins.long().cumsum(1) == 0  # of the document that the state is of
@@ -121,70 +123,8 @@ def step(
     state: (batch, heads, head_dim, state). values: (batch, heads, head_dim). write, read: (batch, groups, state).
     log_decay: (batch, heads). The state is not changed in place.
     """
-    groups, precise = write.shape[1], _precise(values)
-    held, x, log_a = (_grouped(one.to(precise), groups, 1) for one in (state, values, log_decay))
+    groups, precise = write.shape[1], precise_of(values)
+    held, x, log_a = (grouped(one.to(precise), groups, 1) for one in (state, values, log_decay))
     b, c = (side.to(precise)[:, :, None, None] for side in (write, read))
     new = held * log_a.exp()[..., None, None] + x.unsqueeze(-1) * b
     return (new * c).sum(-1).flatten(1, 2).to(values.dtype), new.flatten(1, 2)
-
-
-def mixing_matrix(
-    write: Tensor,
-    read: Tensor,
-    log_decay: Tensor,
-    *,
-    begins: Tensor | None = None,
-    scale: Tensor | None = None,
-    skip: Tensor | None = None,
-) -> Tensor:
-    """The matrix that takes values to outputs: (batch, heads, time, time), a row for each output, 0 above the diagonal.
-
-    write, read, log_decay, begins: as in `scan`. scale: (batch, time, heads), by which each value enters, or None.
-    skip: (heads,), added to the diagonal, or None. float32, or float64 where `write` is.
-    It takes time^2 numbers a head, and training about four times that: for short rows, a layer at a time.
-    """
-    groups, precise = write.shape[2], _precise(write)
-    log_a = _grouped(log_decay.to(precise), groups).permute(0, 2, 3, 1)
-    b, c = (side.to(precise).transpose(1, 2) for side in (write, read))
-    decay = _decays(log_a, _seen(log_a, begins))
-    matrix = ((c @ b.mT).unsqueeze(2) * decay).flatten(1, 2)
-    if scale is not None:
-        matrix = matrix * scale.to(precise).transpose(1, 2).unsqueeze(2)
-    if skip is not None:
-        matrix.diagonal(dim1=-2, dim2=-1).add_(skip.to(precise).unsqueeze(-1))
-    return matrix
-
-
-def _precise(inputs: Tensor) -> torch.dtype:
-    return torch.float64 if inputs.dtype == torch.float64 else torch.float32
-
-
-def _grouped(inputs: Tensor, groups: int, at: int = 2) -> Tensor:
-    """(batch, time, heads, ...) as (batch, time, groups, shared, ...); the heads may stand elsewhere."""
-    before, heads, behind = inputs.shape[:at], inputs.shape[at], inputs.shape[at + 1 :]
-    assert heads % groups == 0, f"{groups} groups do not divide {heads} heads."
-    return inputs.reshape(*before, groups, heads // groups, *behind)
-
-
-def _seen(log_a: Tensor, begins: Tensor | None) -> Tensor:
-    """Whether token t (row) sees token s (column): bool (time, time), or (batch, 1, 1, time, time) with documents."""
-    time = log_a.shape[-1]
-    causal = torch.ones(time, time, dtype=torch.bool, device=log_a.device).tril()
-    if begins is None:
-        return causal
-    documents = begins.long().cumsum(1)
-    same = documents.unsqueeze(2) == documents.unsqueeze(1)  # (batch, time, time)
-    return (same & causal)[:, None, None]
-
-
-def _decays(log_a: Tensor, seen: Tensor) -> Tensor:
-    """The product of a over s+1 ... t where t sees s, else 0: (batch, groups, shared, time, time).
-
-    log_a: (batch, groups, shared, time). seen: bool, broadcastable to the result.
-    Each sum is taken of its own terms. The difference of two running sums would be cheaper, and wrong: one decay of -1e4
-    costs every later difference three digits, and -inf makes it NaN.
-    """
-    time = log_a.shape[-1]
-    after = torch.ones(time, time, dtype=torch.bool, device=log_a.device).tril(-1)
-    sums = torch.where(after, log_a.unsqueeze(-1), 0.0).cumsum(-2)  # row t, column s
-    return sums.masked_fill(~seen, -torch.inf).exp()

@@ -2,7 +2,7 @@
 
 A tap is the name of a module in the trunk, such as `layers.3`, `layers.3.mlp` or `norm`, never an index into
 `hidden_states`, whose last entry is after the final norm. `layers.3` is block 3 in every family, whatever its list of
-blocks is called. A projected layer (models/low_rank.py) also shows its middle, `layers.3.mlp.gate_proj.inner`.
+blocks is called, and `layers.3.entering` is what it is given. A projected layer (models/low_rank.py) also shows its middle, `layers.3.mlp.gate_proj.inner`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.models import attention, layout
+from limbeck.models import attention, layout, mixers
 from limbeck.models.low_rank import NarrowIn, NarrowOut
-from limbeck.types import Batch, Heads, Wanted
+from limbeck.types import Batch, Heads, Mixing, Wanted
 
 BLOCKS = "layers"
 BESIDE = "beside"
 """What a projected layer shows of a teacher's features that it was given."""
+ENTERING = "entering"
+"""What a block is given, before its own norm."""
 _PLACED = re.compile(rf"{BLOCKS}\.(\d+)(\..*)?")
 
 
@@ -34,6 +36,7 @@ class _Seen:
 
     features: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, tuple[Tensor, Tensor, Tensor, float | None]] = field(default_factory=dict)
+    flows: dict[str, mixers.Flow] = field(default_factory=dict)
 
 
 def module(model: nn.Module, tap: str) -> nn.Module:
@@ -103,8 +106,8 @@ def projecting(model: nn.Module, tap: str) -> NarrowOut:
 
 def signal(
     model: nn.Module, batch: Batch, wanted: Wanted, given: Mapping[str, Tensor] | None = None
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Heads]]:
-    """One forward: last hidden states (tokens, width), features {tap: (tokens, width)} and heads {tap: Heads}.
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Heads | Mixing]]:
+    """One forward: last hidden states (tokens, width), features {tap: (tokens, width)}, {tap: Heads or Mixing}.
 
     Of every token of the batch, also those that do not count. given: what a teacher has, (some, wide), for a projected
     layer to take through its projection; comes back as the feature `<tap>.beside` (some, width). Where activation
@@ -132,11 +135,18 @@ def listening(
     _tell(found, features, given or {})
     with contextlib.ExitStack() as stack:
         for tap in features:
-            hook = _named(model, found, tap).register_forward_hook(_keeps(seen, tap))
+            block_, dot, entering = tap.rpartition(".")
+            if dot and entering == ENTERING:
+                one = _named(model, found, block_)
+                hook = one.register_forward_pre_hook(_takes(seen, tap), with_kwargs=True)
+            else:
+                hook = _named(model, found, tap).register_forward_hook(_keeps(seen, tap))
             stack.callback(hook.remove)
         for tap in heads:
             for inner in _named(model, found, tap).modules():
                 stack.enter_context(attention.watched(inner, _holds(seen, tap)))
+                if isinstance(inner, mixers.DocumentsMixer | mixers.DiscreteMamba2):
+                    stack.enter_context(mixers.watched(inner, _flows(seen, tap)))
         yield seen
 
 
@@ -161,6 +171,20 @@ def _keeps(seen: _Seen, tap: str) -> Callable[..., None]:
         seen.features[tap] = output[0] if isinstance(output, tuple) else output
 
     return keep
+
+
+def _takes(seen: _Seen, tap: str) -> Callable[..., None]:
+    def take(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.features[tap] = given[0] if given else named["hidden_states"]
+
+    return take
+
+
+def _flows(seen: _Seen, tap: str) -> mixers.Watch:
+    def flow(found: mixers.Flow) -> None:
+        seen.flows[tap] = found
+
+    return flow
 
 
 def _holds(seen: _Seen, tap: str) -> attention.Watch:
@@ -202,7 +226,12 @@ def _entered(tap: str, seen: _Seen) -> tuple[Tensor, Tensor, Tensor, float | Non
     return seen.heads[tap]
 
 
-def _heads(tap: str, seen: _Seen, flat: Callable[[Tensor], Tensor], batch: Batch) -> Heads:
+def _heads(tap: str, seen: _Seen, flat: Callable[[Tensor], Tensor], batch: Batch) -> Heads | Mixing:
+    if tap in seen.flows:
+        flow = seen.flows[tap]
+        by = None if flow.scale is None else flat(flow.scale)
+        each = (flat(flow.write), flat(flow.read), flat(flow.log_decay))
+        return Mixing(*each, by, flow.skip, batch.edges)
     query, key, value, scale = _entered(tap, seen)
     query, key, value = (flat(each.transpose(1, 2)) for each in (query, key, value))
     return Heads(
@@ -230,6 +259,18 @@ def check_heads(model: nn.Module, heads: Sequence[str]) -> None:
     seen = _tried(model, (), heads)
     for tap in heads:
         _entered(tap, seen)
+
+
+def check_mixing(model: nn.Module, places: Sequence[str]) -> dict[str, int]:
+    """How many heads the mixer at each tap has. Refuses a tap without one; the model may have shapes and no weights."""
+    seen = _tried(model, (), places)
+    for tap in places:
+        if tap not in seen.flows:
+            raise ModelError(
+                f"tap '{tap}': no mixer that carries a state was seen there. Name a block of a hybrid that has one, or "
+                f"all: {BLOCKS}.*.mamba."
+            )
+    return {tap: seen.flows[tap].log_decay.shape[-1] for tap in places}
 
 
 @torch.no_grad()

@@ -47,7 +47,12 @@ class Live:
                 f"{batch.input_ids.numel():,} tokens."
             )
         inside = Signal(
-            features={tap: here.pick(vectors) for tap, vectors in features.items()}, heads=heads
+            # What enters a block is fed to another, which needs all tokens.
+            features={
+                tap: vectors if tap.endswith(f".{taps.ENTERING}") else here.pick(vectors)
+                for tap, vectors in features.items()
+            },
+            heads=heads,
         ).to(asked)
         if not wanted.distribution:
             return inside

@@ -14,19 +14,23 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from limbeck.models import forcing
+from limbeck.models import taps as places
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.recipe import Linked
 from limbeck.selection.share import keyed
 from limbeck.training import share
-from limbeck.types import Batch, Feature, Heads, Objective, Rows, Signal, Units, Wanted
+from limbeck.types import Batch, Feature, Heads, Mixing, Objective, Rows, Signal, Units, Wanted
 
-Kind = Literal["features", "units", "heads"]
-_KINDS: dict[Any, Kind] = {Feature: "features", Units: "units", Heads: "heads"}
+Kind = Literal["features", "units", "heads", "mixing"]
+_KINDS: dict[Any, Kind] = {Feature: "features", Units: "units", Heads: "heads", Mixing: "mixing"}
+DEEP = ("heads", "mixing")
+"""What is seen inside an attention or a mixer, and not behind a module."""
 
 
 @dataclass(frozen=True)
 class Joint:
-    """One tap of the student and the teacher's, found in both models. widths: (student's, teacher's), or None of heads.
+    """One tap of the student and the teacher's, found in both models. widths: (student's, teacher's), or None inside of attention.
 
     projector: its name in the Step, or "" where the student's tap is compared as it is.
     """
@@ -39,7 +43,10 @@ class Joint:
 
 @dataclass(frozen=True)
 class Tied:
-    """An objective between taps with all that it is told. step: the number that its choice of tokens follows from."""
+    """An objective between taps with all that it is told. step: the number that its choice of tokens follows from.
+
+    forced: each of the student's blocks is given what the teacher's block of its number is given.
+    """
 
     function: Objective
     kind: Kind
@@ -47,6 +54,7 @@ class Tied:
     linked: Linked
     seed: int
     step: int = 0
+    forced: bool = False
 
     def bound(self, options: dict[str, Any], step: int) -> Tied:
         """The same with the objective's own options, at a step."""
@@ -55,13 +63,13 @@ class Tied:
 
 @dataclass(frozen=True)
 class Inside:
-    """What a forward has shown inside the student: features {tap: (tokens, width)} of tokens that count, and heads.
+    """What a forward has shown inside the student: features {tap: (tokens, width)} of tokens that count, heads and mixing.
 
     beside: {tap: (held, width)}, what the teacher has, as the student's own projection at that tap gives it.
     """
 
     features: dict[str, Tensor]
-    heads: dict[str, Heads]
+    heads: dict[str, Heads | Mixing]
     projectors: nn.ModuleDict
     beside: dict[str, Tensor] = field(default_factory=dict)
 
@@ -84,7 +92,7 @@ def taps(terms: Sequence[Any], side: Literal["student", "teacher"]) -> Wanted:
             dict.fromkeys(
                 getattr(joint, side)
                 for term in tied
-                if (term.kind == "heads") == deep
+                if (term.kind in DEEP) == deep
                 for joint in term.joints
             )
         )
@@ -103,12 +111,32 @@ def handed(terms: Sequence[Any], teacher: Signal | None) -> dict[str, Tensor]:
     }
 
 
+def forced(terms: Sequence[Any]) -> list[int]:
+    """The blocks that are given what the teacher's are given, in order."""
+    found = {
+        places.block(joint.student)
+        for term in terms
+        if isinstance(term, Tied) and term.forced
+        for joint in term.joints
+    }
+    return sorted(number for number in found if number is not None)
+
+
+def mixers_alone(terms: Sequence[Any]) -> bool:
+    """Whether no term sees anything of a block behind its mixer."""
+    before = ("mamba", "self_attn", "input_layernorm")
+    taps = [joint.student.split(".") for term in terms for joint in term.joints]
+    return all(len(tap) > 2 and tap[2] in before for tap in taps)
+
+
 def wanted(students: Sequence[Sequence[Any]]) -> Wanted:
     """What is asked of one teacher for the terms of several students. Cross-entropy asks for nothing."""
     every = [term for terms in students for term in terms]
     seen = taps(every, "teacher")
     said = any(not isinstance(term, Tied) and term is not cross_entropy for term in every)
-    return replace(seen, distribution=said)
+    entering = tuple(forcing.entering(number) for number in forced(every))
+    features = tuple(dict.fromkeys(seen.features + entering))
+    return replace(seen, distribution=said, features=features)
 
 
 def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
@@ -122,6 +150,10 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
             for joint in term.joints
         ]
         return torch.stack([_weighed(values, rows.weights) for values in each]).sum()
+    if term.kind == "mixing":
+        return torch.stack(
+            [_by_row(term, batch, joint, inside, teacher) for joint in term.joints]
+        ).sum()
     taken = _taken(term, batch, teacher.held)
     there = _where(taken.places, teacher.held)
     pairs = [
@@ -146,6 +178,24 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
         sums = [_pooled(term, batch, taken, pair) for pair in pairs]
     else:
         sums = [_among_tokens(term, rows, taken, pair) for pair in pairs]
+    return torch.stack(sums).sum()
+
+
+def _by_row(term: Tied, batch: Batch, joint: Joint, inside: Inside, teacher: Signal) -> Tensor:
+    """A matrix of each row, of a mixer of the student and an attention of the teacher."""
+    mine, theirs = inside.heads[joint.student], teacher.heads[joint.teacher]
+    size, time = batch.input_ids.shape
+    flat = Rows(
+        batch.labels.flatten(),
+        batch.weights.flatten(),
+        batch.position_ids.flatten(),
+        batch.document_ids.flatten(),
+    )
+    sums = []
+    for begin in range(0, size * time, time):
+        part, rows = (begin, begin + time), flat[begin : begin + time]
+        values = term.function(mine.between(*part), theirs.between(*part), rows)
+        sums.append(_weighed(values, rows.weights))
     return torch.stack(sums).sum()
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from limbeck.models import layout, taps
+from limbeck.models import forcing, layout, taps
 from limbeck.objectives._buffers import Room
 from limbeck.objectives._chunks import chunked
 from limbeck.recipe import Term, value_at
@@ -40,6 +40,7 @@ class Step(nn.Module):
         self.vocab = vocab
         self.chunk = chunk
         self._room = Room()
+        self._forcing: forcing.Forcing | None = None
 
     def forward(
         self,
@@ -85,11 +86,27 @@ class Step(nn.Module):
         self, batch: Batch, terms: Sequence[Asked], teacher: Signal | None
     ) -> tuple[Tensor, Inside]:
         """Last hidden states (counted, width), and what the terms want to see before them."""
+        self._feed(batch, terms, teacher)
         wanted, given = links.taps(terms, "student"), links.handed(terms, teacher)
         hidden, features, heads = taps.signal(self.student, batch, wanted, given)
         beside = {tap: features.pop(f"{tap}.{taps.BESIDE}") for tap in given}
         picked = {tap: batch.pick(vectors) for tap, vectors in features.items()}
         return batch.pick(hidden), Inside(picked, heads, self.projectors, beside)
+
+    def _feed(self, batch: Batch, terms: Sequence[Asked], teacher: Signal | None) -> None:
+        """Has blocks begin from what the teacher's begin from, where terms ask for it."""
+        blocks = links.forced(terms)
+        if blocks and self._forcing is None:
+            alone = links.mixers_alone(terms)
+            self._forcing = forcing.Forcing(self.student, mixers_alone=alone)
+        if self._forcing is None:
+            return
+        if not blocks or teacher is None:
+            self._forcing.give(None)
+            return
+        found = {number: teacher.features[forcing.entering(number)] for number in blocks}
+        shape = (*batch.input_ids.shape, -1)
+        self._forcing.give({number: one.view(shape) for number, one in found.items()})
 
 
 def _precise(hidden: Tensor) -> torch.dtype:

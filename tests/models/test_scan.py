@@ -9,7 +9,8 @@ from transformers import BambaConfig
 from transformers.models.bamba.modeling_bamba import BambaMixer
 from transformers.models.llama.modeling_llama import repeat_kv
 
-from limbeck.models.scan import convolve, mixing_matrix, scan, step
+from limbeck.models.scan import convolve, scan, step
+from limbeck.objectives._mixing import matrix as mixing_matrix
 
 
 def test_three_tokens_give_the_numbers_worked_out_by_hand():

@@ -6,7 +6,8 @@ import torch
 from tiny_scan import TIME, by_matrix, by_steps, given, gradients, same, slow
 from torch.nn import functional as F
 
-from limbeck.models.scan import convolve, mixing_matrix, scan, step
+from limbeck.models.scan import convolve, scan, step
+from limbeck.objectives._mixing import matrix as mixing_matrix
 
 
 def test_a_raw_decay_of_zero_halves_the_state():
