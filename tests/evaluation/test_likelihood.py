@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tiny_families import BAMBA, FAMILIES, build
 
 from limbeck.errors import DataError
-from limbeck.evaluation._likelihood import loglikelihoods, longest_input, suits, tree
+from limbeck.evaluation._likelihood import loglikelihoods
 from limbeck.models import layout
+from limbeck.models.trees import longest_input, suits, tree
 
 
 def ids(length, seed):
