@@ -177,7 +177,8 @@ def leaks(model: nn.Module) -> bool:
     return plain_model(model).config.get_text_config().model_type not in PACKING
 
 
-def _takes_positions(inner: nn.Module) -> bool:
+def takes_positions(inner: nn.Module) -> bool:
+    """Whether a trunk can be told where its tokens stand."""
     return "position_ids" in inspect.signature(inner.forward).parameters
 
 
@@ -186,7 +187,7 @@ def _forward(
 ) -> Tensor:
     """Hidden states (batch, time, width)."""
     given = {"input_ids": input_ids, "attention_mask": mask}
-    if _takes_positions(inner):
+    if takes_positions(inner):
         given["position_ids"] = position_ids
     output = inner(**given, use_cache=False)
     found: Tensor = output.last_hidden_state
