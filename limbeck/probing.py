@@ -61,7 +61,7 @@ def show(asked: Asked, to: Path | None = None) -> None:
     console.print(_of_layers(found))
     if found.heads:
         console.print(_of_heads(found))
-    _say(console, _how())
+    _say(console, _how(found))
     if to is not None:
         files.write_json(to, plain(asked, found))
         _say(console, f"{to} is written.")
@@ -71,11 +71,16 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-def _how() -> str:
-    return (
+def _how(found: Probed) -> str:
+    """What the figures are, and what a high one need not mean."""
+    said = (
         "nats: how much the right value's log-probability among its dictionary's values falls when the layer's "
-        "attention, or one head, is silenced, with its standard error over prompts. Below zero, silence helps."
+        "attention, or one head, is silenced, with its standard error over prompts. Below zero, silence helps. A model "
+        "may break without a first layer, whatever it is asked"
     )
+    if not found.heads:
+        return f"{said}: only heads, silenced one by one, tell that apart (--heads)."
+    return f"{said}: then its heads, silenced one by one, cost little. By their sum: {', '.join(map(str, found.ranked_by_heads()))}."
 
 
 def _of_layers(found: Probed) -> Table:
@@ -119,6 +124,7 @@ def plain(asked: Asked, found: Probed) -> dict[str, Any]:
             "chance": 1 / asked.pairs,
         },
         "ranked": found.ranked(),
+        "ranked_by_heads": found.ranked_by_heads(),
         "layers": layers,
         "heads": [
             {"layer": layer, "head": head, **asdict(found.heads[layer, head])}

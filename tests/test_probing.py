@@ -46,7 +46,8 @@ def test_layers_and_heads_are_told_and_written_whole(folder, tmp_path, capsys, m
     assert found["fingerprint"] == load.fingerprint(str(folder))
     assert found["ranked"] == [one["layer"] for one in found["layers"]]
     assert sorted(found["ranked"]) == [0, 1, 2, 3, 4]
-    assert set(found["ranked"][:2]) == {1, 3}
+    assert set(found["ranked"][:2]) == set(found["ranked_by_heads"][:2]) == {1, 3}
+    assert f"By their sum: {found['ranked_by_heads'][0]}, " in said.out.replace("\n", " ")
     assert len(found["heads"]) == 10
     best = {(one["layer"], one["head"]) for one in found["heads"][:2]}
     assert best == {tiny_planted.GATHER, tiny_planted.AGGREGATE}
@@ -65,6 +66,8 @@ def test_layers_alone_are_told_without_heads(folder, tmp_path, capsys):
     assert "Heads" not in said
     assert found["heads"] == []
     assert "of_heads" not in found["layers"][0]
+    assert found["ranked_by_heads"] == []
+    assert "(--heads)" in said
 
 
 @pytest.mark.parametrize(

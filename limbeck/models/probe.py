@@ -49,6 +49,12 @@ class Probed:
         """Layers, the most needed first; of equals, the lower first."""
         return sorted(self.layers, key=lambda layer: (-self.layers[layer].logprob, layer))
 
+    def ranked_by_heads(self) -> list[int]:
+        """Layers by the sum over their heads, the most needed first; empty where heads were not asked for."""
+        sums = {layer: self.of_heads(layer) for layer in self.layers}
+        known = {layer: lost.logprob for layer, lost in sums.items() if lost is not None}
+        return sorted(known, key=lambda layer: (-known[layer], layer))
+
     def ranked_heads(self) -> list[tuple[int, int]]:
         """(layer, head), the most needed first; of equals, the lower first."""
         return sorted(self.heads, key=lambda head: (-self.heads[head].logprob, head))
@@ -70,9 +76,28 @@ def rank_layers(
     pairs: int = 10,
     seed: int = 0,
 ) -> list[int]:
-    """The layers that have attention, that one first without which the model looks up the least."""
+    """The layers that have attention, that one first without which the model looks up the least.
+
+    The first layers may stand high because a model breaks without them, whatever it is asked: see the next function.
+    """
     found = probe(model, tokenizer, prompts=prompts, pairs=pairs, seed=seed, heads=False)
     return found.ranked()
+
+
+def rank_layers_by_heads(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prompts: int = 200,
+    pairs: int = 10,
+    seed: int = 0,
+) -> list[int]:
+    """The layers that have attention, by the sum of what their heads cost that are silenced one at a time.
+
+    As many times slower than `rank_layers` as a layer has heads. Without a whole first layer SmolLM2-135M breaks, and
+    without any one head of it little is lost; of layer 16, whose heads do look things up, both are much.
+    """
+    return probe(model, tokenizer, prompts=prompts, pairs=pairs, seed=seed).ranked_by_heads()
 
 
 @torch.no_grad()

@@ -41,19 +41,22 @@ def test_the_same_seed_finds_the_same_and_layers_need_no_heads(planted):
     assert again.layers == found.layers
     assert not again.heads
     assert again.of_heads(1) is None
-    assert again.ranked_heads() == []
+    assert again.ranked_heads() == again.ranked_by_heads() == []
     asked = {"prompts": 20, "pairs": 10}
     assert probe.rank_layers(model, tokenizer, **asked) == found.ranked()
+    assert probe.rank_layers_by_heads(model, tokenizer, **asked) == found.ranked_by_heads()
     other = probe.probe(model, tokenizer, **asked, seed=1, heads=False)
     assert other.layers != found.layers
 
 
 def test_of_equals_the_lower_comes_first():
-    same = probe.Lost(0.0, 0.5, 0.0)
-    more = probe.Lost(0.0, 0.7, 0.0)
-    found = probe.Probed(1.0, 0.0, {2: same, 0: same, 1: more}, {(1, 1): same, (1, 0): same})
+    same, more = probe.Lost(0.0, 0.5, 0.0), probe.Lost(0.0, 0.7, 0.0)
+    layers = {2: same, 0: same, 1: more}
+    heads = {(1, 1): same, (1, 0): same, (0, 0): more, (0, 1): more, (2, 0): more, (2, 1): more}
+    found = probe.Probed(1.0, 0.0, layers, heads)
     assert found.ranked() == [1, 0, 2]
-    assert found.ranked_heads() == [(1, 0), (1, 1)]
+    assert found.ranked_by_heads() == [0, 2, 1]
+    assert found.ranked_heads() == [(0, 0), (0, 1), (2, 0), (2, 1), (1, 0), (1, 1)]
 
 
 def slowly(model, asked, layer, heads):
