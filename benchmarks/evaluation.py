@@ -19,9 +19,9 @@ from side_by_side import Round, ratio, save, seconds, timed
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from limbeck.evaluation._likelihood import tree
 from limbeck.evaluation._lm import TreeLM
 from limbeck.models import load
+from limbeck.models.trees import tree
 
 HERE = Path(__file__).parents[1]
 DATA = HERE.parent / "shared/data"

@@ -36,6 +36,7 @@ TITLES = {
     "pack": "B9. Documents to rows",
     "evaluation": "B10. Multiple choice with shared prefixes",
     "startup": "B11. Until a command answers",
+    "decode": "Reading and writing, attention beside a hybrid",
 }
 HEAD = """# Benchmarks
 

@@ -6,7 +6,6 @@ median of those ratios over the rounds. Wall seconds stand beside it.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import platform
@@ -21,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from limbeck import provenance
+from limbeck import pages, provenance
 
 RESULTS = Path(__file__).parent / "results"
 _PEERS = ("torch", "transformers", "trl", "liger-kernel", "lm-eval", "datasets", "numpy")
@@ -88,7 +87,7 @@ def peak(function: Callable[[], Any]) -> float:
         before = torch.cuda.memory_allocated()
         function()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    _give_back()
+    pages.trim()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     function()
@@ -134,14 +133,6 @@ def _shown(value: Any) -> str:
 def _settle() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _give_back() -> None:
-    """Asks the C library to return free pages, so that they do not hide what a call needs."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except OSError:
-        return
 
 
 def _status(key: str) -> int:

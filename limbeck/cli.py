@@ -158,6 +158,31 @@ def verify(run: RunPath) -> None:
 
 
 @app.command()
+def probe(
+    model: Annotated[
+        str, typer.Argument(help="A model's folder, or its name on the hub.", metavar="MODEL")
+    ],
+    *,
+    pairs: Annotated[int, typer.Option(help="Words and numbers in each dictionary.")] = 10,
+    prompts: Annotated[int, typer.Option(help="How many questions to ask.")] = 200,
+    heads: Annotated[
+        bool, typer.Option("--heads/--layers-only", help="Whether each head is silenced as well.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Chooses the dictionaries.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="The file to write all of it to.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 (faster where a CPU has it) or auto.")
+    ] = "float32",
+) -> None:
+    """Ranks a model's layers and heads by what it can no longer look up without their attention."""
+    from limbeck import probing
+
+    asked = probing.Asked(model, pairs, prompts, seed, heads, device, dtype)
+    probing.show(asked, json)
+
+
+@app.command()
 def convert(
     old: Annotated[Path, typer.Argument(help="A cache of version 1, or of another tool.")],
     new: Annotated[Path, typer.Argument(help="The folder to write.")],

@@ -30,6 +30,17 @@ def give_back() -> bool:
     return _set(_SMALL, _SMALL)
 
 
+def trim() -> bool:
+    """Returns what is freed but held by the C library now, so that it does not hide what a call needs; says whether it did."""
+    if sys.platform != "linux":
+        return False
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
 def _set(mapped: int, trimmed: int) -> bool:
     if sys.platform != "linux":
         return False

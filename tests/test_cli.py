@@ -57,6 +57,7 @@ def big(tmp_path):
         ["list"],
         ["list", "objectives"],
         ["train", "--help"],
+        ["probe", "--help"],
         ["launch", "slurm", "--help"],
     ],
 )
@@ -85,6 +86,7 @@ def test_help_names_every_command(limbeck):
         "evaluate",
         "report",
         "verify",
+        "probe",
         "launch",
     ]
     assert all(f" {name} " in said for name in doors)

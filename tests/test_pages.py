@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from limbeck import pages
+
 STEPS = """
 import json, os, resource, sys
 from limbeck import pages
@@ -50,3 +52,7 @@ def test_large_blocks_come_without_page_faults_the_second_time():
 
 def test_large_blocks_go_back_when_they_are_freed():
     assert after_three_steps("give_back")["kept"] < 8
+
+
+def test_freed_memory_is_returned_where_that_is_asked_for():
+    assert pages.trim() == sys.platform.startswith("linux")

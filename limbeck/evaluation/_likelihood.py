@@ -11,35 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from limbeck.errors import DataError
-from limbeck.models import attention, layout
+from limbeck.models import layout
+from limbeck.models.trees import Ids, Tree, longest_input, suits, tree
 from limbeck.progress import progress
 
-Ids = NDArray[np.int64]
-# Attention that takes a mask of numbers as it is.
-_MASKED = ("sdpa", "eager", attention.NAME)
-# Tables of angles that depend on how long a text is: there a token does not stand for itself.
-_MOVING = ("dynamic", "longrope")
-_LIMITS = ("n_positions", "max_position_embeddings", "n_ctx")
 _ROWS = 256
 """Rows of logits (rows, vocab) that exist at a time."""
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Tokens that sequences share, once. All (nodes,) in the order of a walk: a node before what is below it.
-
-    depths: how many stand above. ends: the place after the last node below, so that node a stands above b, or is
-    it, where a <= b < ends[a].
-    """
-
-    tokens: Ids
-    depths: Ids
-    ends: Ids
 
 
 @dataclass(frozen=True)
@@ -85,27 +66,6 @@ def loglikelihoods(
     return list(zip(sums.tolist(), (missed == 0).tolist(), strict=True))
 
 
-def longest_input(model: PreTrainedModel) -> int:
-    """Tokens that a model can read at once, by its config."""
-    config = layout.plain_model(model).config.get_text_config()
-    found = [getattr(config, name, None) for name in _LIMITS]
-    return next((int(number) for number in found if number), 2048)
-
-
-def suits(model: PreTrainedModel, longest: int) -> bool:
-    """Whether a model can read a tree: plain causal attention over sequences no longer than `longest`."""
-    config = layout.plain_model(model).config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
-    return (
-        not layout.leaks(model)
-        and config._attn_implementation in _MASKED
-        and (window is None or longest <= window)
-        and not any(kind.get("rope_type") in _MOVING for kind in kinds)
-    )
-
-
 def _cut(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]], longest: int
 ) -> tuple[list[Ids], list[Ids]]:
@@ -121,36 +81,6 @@ def _cut(
         inputs.append(whole[-(longest + 1) :][:-1])
         labels.append(whole[len(context) :])
     return inputs, labels
-
-
-def tree(sequences: Sequence[Ids]) -> tuple[Tree, list[Ids]]:
-    """The tree of these sequences, and the nodes that each goes through: int64 (its tokens,)."""
-    keys = [one.astype(">u4").tobytes() for one in sequences]  # whose order is that of the walk
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    none = np.zeros(0, dtype=np.int64)
-    tokens, depths, nodes = [none], [none], [none] * len(keys)
-    total = sum(len(one) for one in sequences)
-    ends = np.zeros(total, dtype=np.int64)
-    before = path = none
-    count = 0
-    for index in order:
-        one = sequences[index]
-        common = _common(before, one)
-        ends[path[common:]] = count
-        new = np.arange(count, count + len(one) - common)
-        tokens.append(one[common:])
-        depths.append(np.arange(common, len(one)))
-        path = nodes[index] = np.concatenate([path[:common], new])
-        before, count = one, count + len(new)
-    ends[path] = count
-    return Tree(np.concatenate(tokens), np.concatenate(depths), ends[:count]), nodes
-
-
-def _common(one: Ids, other: Ids) -> int:
-    """Tokens at the start that two sequences share."""
-    shorter = min(len(one), len(other))
-    apart = one[:shorter] != other[:shorter]
-    return int(apart.argmax()) if apart.any() else shorter
 
 
 def _scored(nodes: list[Ids], labels: list[Ids], device: torch.device) -> _Scored:

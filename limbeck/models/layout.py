@@ -189,7 +189,8 @@ def _type(model: nn.Module) -> str:
     return str(plain_model(model).config.get_text_config().model_type)
 
 
-def _takes_positions(inner: nn.Module) -> bool:
+def takes_positions(inner: nn.Module) -> bool:
+    """Whether a trunk can be told where its tokens stand."""
     return "position_ids" in inspect.signature(inner.forward).parameters
 
 
@@ -201,7 +202,7 @@ def _forward(
 ) -> Tensor:
     """Hidden states (batch, time, width)."""
     given = {"input_ids": input_ids, "attention_mask": mask}
-    if _takes_positions(inner):
+    if takes_positions(inner):
         given["position_ids"] = position_ids
     output = inner(**given, use_cache=False)
     found: Tensor = output.last_hidden_state

@@ -34,6 +34,8 @@ def device_of(name: str) -> torch.device:
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
     """The dtype of that name; `auto` is bfloat16 where the device multiplies it natively."""
     if name != "auto":
+        if name not in _DTYPES:
+            raise ModelError(f"dtype: '{name}' found; wanted auto or one of {', '.join(_DTYPES)}.")
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32

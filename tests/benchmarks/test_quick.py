@@ -12,6 +12,7 @@ HERE = Path(__file__).parents[2]
 PEERS = {
     "attention": (),
     "data": ("trl", "datasets"),
+    "decode": (),
     "device": (),
     "evaluation": ("lm_eval",),
     "head": (),

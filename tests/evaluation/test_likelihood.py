@@ -1,16 +1,14 @@
 """Requests through the tree are what each would be alone, cut and judged as the naive forward does."""
 
-import numpy as np
 import pytest
 import tiny
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny_families import BAMBA, FAMILIES, build
 
 from limbeck.errors import DataError
-from limbeck.evaluation._likelihood import loglikelihoods, longest_input, suits, tree
+from limbeck.evaluation._likelihood import loglikelihoods
 from limbeck.models import layout
+from limbeck.models.trees import suits
 
 
 def ids(length, seed):
@@ -128,11 +126,6 @@ def test_long_contexts_are_cut_from_the_left(longest):
     assert_same(found, naive(model, REQUESTS, longest), atol=1e-10)
 
 
-def test_the_model_says_how_long_a_text_may_be():
-    assert longest_input(tiny.llama()) == 128
-    assert longest_input(build("gpt2")) == 64
-
-
 @pytest.mark.parametrize("request_", [([], [3]), ([1], [2] * 129)])
 def test_requests_that_cannot_be_judged_are_refused(request_):
     with pytest.raises(DataError, match=r"request 1: .* at most 128"):
@@ -141,17 +134,3 @@ def test_requests_that_cannot_be_judged_are_refused(request_):
 
 def test_no_requests_have_no_answers():
     assert loglikelihoods(tiny.llama(), []) == []
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 3), max_size=8), max_size=12))
-def test_a_tree_holds_every_sequence_and_no_prefix_twice(sequences):
-    found, nodes = tree([np.array(one, dtype=np.int64) for one in sequences])
-    for one, path in zip(sequences, nodes, strict=True):
-        assert found.tokens[path].tolist() == one
-        assert found.depths[path].tolist() == list(range(len(one)))
-        for place, node in enumerate(path):  # what stands above a node is its sequence so far
-            above = [a for a in range(node + 1) if node < found.ends[a]]
-            assert above == path[: place + 1].tolist()
-    prefixes = {tuple(one[: end + 1]) for one in sequences for end in range(len(one))}
-    assert len(found.tokens) == len(prefixes)
