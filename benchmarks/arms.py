@@ -88,15 +88,22 @@ def carried_out(
     told: what is written beside a run's figures. quick: writes nothing.
     """
     store = RESULTS / f"{name}-runs.json"
-    known = files.read_json(store) if store.is_file() and not quick else {}
-    runs: list[dict[str, Any]] = known.get(settings, [])
+
+    def known() -> dict[str, Any]:
+        # Read again each time: two of these commands may carry out different arms side by side.
+        found: dict[str, Any] = files.read_json(store) if store.is_file() and not quick else {}
+        return found
+
+    runs: list[dict[str, Any]] = known().get(settings, [])
     for arm, seed in plan:
-        if any((one["arm"], one["seed"]) == (arm, seed) for one in runs):
+        if any((one["arm"], one["seed"]) == (arm, seed) for one in known().get(settings, [])):
             continue
-        runs.append(measured(made(arm, seed), arm, seed) | told(arm, seed))
+        found = measured(made(arm, seed), arm, seed) | told(arm, seed)
         gc.collect()
+        before = known()
+        runs = [*before.get(settings, []), found]
         if not quick:
-            files.write_json(store, known | {settings: runs})
+            files.write_json(store, before | {settings: runs})
             save(name, table(runs), note=settings)
     save(name, table(runs), note=settings, quick=quick)
     parallel.barrier()

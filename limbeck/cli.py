@@ -71,11 +71,11 @@ def show(
     ] = 0,
 ) -> None:
     """Prints what a recipe would do: parameters, memory, tokens, disk. Loads no weights, but with --layers."""
-    from limbeck import fitting, loading, showing
+    from limbeck import choosing, fitting, loading, showing
 
     if json is not None and not layers:
         raise RecipeError("show: --json holds what --layers tells; give both.")
-    asked = fitting.check(loading.load(recipe, overrides or ()))
+    asked = choosing.known(fitting.check(loading.load(recipe, overrides or ())))
     showing.show(asked)
     if layers:
         from limbeck import comparing

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from limbeck import (
     assembly,
     cards,
+    choosing,
     exporting,
     files,
     fitting,
@@ -43,6 +44,7 @@ def carry_out(recipe: Recipe) -> None:
     """Record, train, control, export, evaluate, report. The same call again goes on, or says it is done."""
     stop = Stop()
     base, world = _begun(recipe)
+    recipe = base.recipe
     runs = [
         (assembly.beside(base, one) if recipe.students else base, Folder(Path(one.runs) / one.name))
         for one in recipe.each
@@ -75,8 +77,10 @@ def _judge(base: Ground, folder: Folder, stop: Stop) -> None:
 def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
     assembly.settle(recipe)
     base = assembly.ground(recipe)
-    linking.check(recipe)
-    return base, parallel.start(base.device)
+    world = parallel.start(base.device)
+    base = choosing.chosen(base, world)
+    linking.check(base.recipe)
+    return base, world
 
 
 def arms(
@@ -170,7 +174,9 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
     if rank >= world:
         raise LimbeckError(f"record: rank {rank} of {world}; ranks count from 0.")
     assembly.settle(recipe)
-    base = assembly.ground(recipe)
+    alone = parallel.World(0, 1, torch.device("cpu"))
+    base = choosing.chosen(assembly.ground(recipe), alone)
+    recipe = base.recipe
     linking.check(recipe)
     for stage in recipe.stages:
         assembly.stage_source(base, stage)

@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from limbeck import assembly, linking, loading, recorded
+from limbeck import assembly, choosing, linking, loading, recorded
 from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
@@ -143,6 +143,8 @@ def _plan(console: Console, recipe: Recipe) -> None:
         spared = (packed * dtype.itemsize - size) / GIGA
         line = f"{packed:,} parameters in {size / GIGA:.2f} GB, which spares {spared:.2f} GB"
         table.add_row("  quantised", line)
+    if kept := _attentions(student):
+        table.add_row("  attention", kept)
     for index in range(len(recipe.stages)):
         _add_stage(
             table, recipe, index, student, _count(held) if held is not None else 0, dtype.itemsize
@@ -152,6 +154,15 @@ def _plan(console: Console, recipe: Recipe) -> None:
     console.print(table)
     for warning in warnings(recipe, model):
         console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
+
+
+def _attentions(student: PreTrainedModel) -> str:
+    """Where a hybrid has attention, for people; nothing of other models."""
+    kinds = getattr(student.config, "layers_block_type", None)
+    if kinds is None:
+        return ""
+    kept = [str(number) for number, kind in enumerate(kinds) if kind == "full_attention"]
+    return f"blocks {', '.join(kept)} of {len(kinds)}" if kept else f"none of {len(kinds)} blocks"
 
 
 def _add_stage(
@@ -258,6 +269,12 @@ def warnings(recipe: Recipe, model: Model | None) -> list[str]:
         found.append(
             "no control arm: without 'control: true' nobody can tell whether distillation helped."
         )
+    for part in recipe.students or (recipe.student,):
+        if asked := choosing.left_to_the_probe(part):
+            found.append(
+                f"{asked.auto} attentions are kept where the probe will find them most needed; here they are counted as if "
+                "they stood at equal distances."
+            )
     try:
         base = assembly.ground(recipe)
     except LimbeckError as reason:

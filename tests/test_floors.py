@@ -23,7 +23,7 @@ FLOORS = (
     ("sources", "teachers", "students"),
     ("training", "evaluation", "report", "recording", "storing", "featuring", "keeping", "planning", "exporting", "folder", "provenance",
      "verifying", "fetching", "converting"),
-    ("loading", "fitting", "assembly", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
+    ("loading", "fitting", "assembly", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
      "launching"),
     ("cli", "__main__"),
 )  # fmt: skip

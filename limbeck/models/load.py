@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from limbeck import files
 from limbeck.errors import ModelError
-from limbeck.models import hybrid  # noqa: F401 (makes its class known)
+from limbeck.models import published
 
 _CONFIG = ("config.json",)
 _TOKENIZER = (
@@ -59,6 +59,8 @@ def load_model(
             f"{name}: {found}; wanted model.safetensors in {folder}. Convert them with save_pretrained."
         )
     _refuse_code("attention", attention, name)
+    if published.is_published(_object(folder / "config.json")):
+        return published.load(folder, cast(Any, config), name, dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -194,6 +196,8 @@ def _config(path: Path, name: str) -> PretrainedConfig:
             f"{name}: there is no config.json in {path.parent}; wanted a model folder."
         )
     values = sanitised(_object(path), str(path))
+    if published.is_published(values):
+        return published.config(values, str(path))
     family = values.get("model_type")
     if family not in CONFIG_MAPPING:
         raise ModelError(

@@ -93,6 +93,30 @@ def identity(student: PreTrainedModel) -> None:
         _open(mixer)
 
 
+def sizes(donor: PreTrainedModel, mixer: hybrid.Mixer, depth: int) -> dict[str, int | None]:
+    """Heads and state of a model's mixers. Refuses one without such mixers, or of another depth."""
+    wanted = "bamba" if mixer == "mamba2" else hybrid.LimbeckLlambaConfig.model_type
+    found: Any = donor.config
+    if found.model_type != wanted or found.num_hidden_layers != depth:
+        raise RecipeError(
+            f"student.hybrid.mixers_of: a {found.model_type} of {found.num_hidden_layers} blocks found; wanted a {wanted} of "
+            f"{depth}, whose mixers are {mixer}."
+        )
+    return {"heads": found.mamba_n_heads, "state": found.mamba_d_state}
+
+
+@torch.no_grad()
+def of_another(student: PreTrainedModel, donor: PreTrainedModel) -> None:
+    """Copies the mixers of another hybrid, where both have one."""
+    theirs = hybrid.mixers(donor)
+    for number, mixer in hybrid.mixers(student).items():
+        if number not in theirs:
+            raise RecipeError(
+                f"student.hybrid.mixers_of: block {number} has attention there; keep it here too, or take another model."
+            )
+        mixer.load_state_dict(theirs[number].state_dict())
+
+
 def _pass_through(convolution: nn.Conv1d) -> None:
     """Each channel is its own last token."""
     convolution.weight.zero_()
@@ -107,9 +131,9 @@ def _open(mixer: DiscreteMamba2) -> None:
 
 
 def _timed(mixer: Any) -> None:
-    """Rates and time steps spread over the heads as in Mamba-2, by no chance: each head has its own horizon."""
+    """Rates and time steps spread over the heads as in Mamba-2, by no chance: horizons from under a token to a thousand."""
     share = torch.linspace(0, 1, mixer.num_heads, dtype=torch.float64)
-    rates = _RATES[0] + (_RATES[1] - _RATES[0]) * share
+    rates = _RATES[1] + (_RATES[0] - _RATES[1]) * share
     steps = torch.exp(math.log(_STEPS[1]) + (math.log(_STEPS[0]) - math.log(_STEPS[1])) * share)
     mixer.A_log.copy_(rates.log())
     mixer.dt_bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus of it is the step

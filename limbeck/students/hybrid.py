@@ -19,6 +19,13 @@ class Probed(Frozen):
     """How many attentions are kept where `limbeck probe` finds them most needed."""
 
     auto: int = Field(gt=0, description="how many")
+    by: Literal["heads", "layers"] = Field(
+        default="heads",
+        description="a block's worth: the sum over its heads, or all of them at once",
+    )
+    prompts: int = Field(default=100, gt=0, description="how often a value is asked for")
+    pairs: int = Field(default=10, ge=2, description="pairs of each dictionary")
+    seed: int = Field(default=0, ge=0, description="of the dictionaries")
 
 
 Kept = list[int] | Annotated[int, Field(ge=0)] | Literal["all", "none"] | Probed
@@ -32,12 +39,14 @@ def hybrid(
     start: Literal["attention", "identity"] = "attention",
     heads: Annotated[int, Field(gt=0)] | None = None,
     state: Annotated[int, Field(gt=0)] | None = None,
+    mixers_of: str | None = None,
 ) -> PreTrainedModel:
     """The teacher's blocks, most of them with a Mamba-2 mixer instead of attention (Bick et al., 2024: MOHAWK).
 
     mixer: `mamba2` makes a plain Bamba, `discrete_mamba2` Llamba's own. keep_attention: numbers of blocks, how many at
     equal distances, `all`, `none`, or {auto: how many} by the probe. start: mixers from queries, keys and values, or
     with an open gate and a convolution that does nothing. heads, state: sizes of a mixer; null takes the attention's.
+    mixers_of: a model with such mixers, whose are taken instead, such as a published Llamba.
     """
     if materials.config is None:
         raise RecipeError(
@@ -46,13 +55,20 @@ def hybrid(
     hybrids.check(materials.config, mixer)
     depth = materials.config.get_text_config().num_hidden_layers
     kept = kept_blocks(keep_attention, depth)
-    shape = hybrids.shape_of(materials.config, mixer, kept, heads=heads, state=state)
-    openings.check(materials.config, shape, start)
+    told = {"heads": heads, "state": state}
+    if mixers_of is not None:
+        donor = materials.load(mixers_of, None)
+        told = openings.sizes(donor, mixer, depth)
+    shape = hybrids.shape_of(materials.config, mixer, kept, **told)
+    if mixers_of is None:
+        openings.check(materials.config, shape, start)
     teacher = materials.teacher()
     student = hybrids.transferred(teacher, shape)
     if next(student.parameters()).is_meta:
         return student
-    if start == "attention":
+    if mixers_of is not None:
+        openings.of_another(student, donor)
+    elif start == "attention":
         openings.from_attention(student, teacher)
     else:
         openings.identity(student)

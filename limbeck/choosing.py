@@ -1,0 +1,91 @@
+"""Which attentions a hybrid keeps where a recipe leaves it to the probe: asked once of a teacher, and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from limbeck import assembly, files, loading
+from limbeck.assembly import Ground
+from limbeck.models import load, probe
+from limbeck.progress import say
+from limbeck.recipe import Part, Recipe
+from limbeck.students.hybrid import Probed
+from limbeck.training import parallel
+
+PROBES = Path("prepared/probes")
+"""Where answers are kept, for every run with the same teacher."""
+
+
+def chosen(base: Ground, world: parallel.World) -> Ground:
+    """The same ground, with the numbers of blocks in the place of {auto: n}. The first rank probes, and tells the others."""
+
+    def numbers(asked: Probed) -> list[int]:
+        found: list[int] = []
+        if world.first:
+            found = sorted(_ranked(base, asked)[: asked.auto])
+            say(f"student.hybrid keeps the attention of blocks {', '.join(map(str, found))}.")
+        told: list[int] = json.loads(parallel.told(json.dumps(found), world))
+        return told
+
+    return replace(base, recipe=_filled(base.recipe, numbers))
+
+
+def known(recipe: Recipe) -> Recipe:
+    """The same recipe with the blocks that an earlier probe found, where it is written down; nothing is loaded."""
+    model = assembly.teacher_model(recipe)
+    if model is None or not Path(model.name).expanduser().is_dir():
+        return recipe
+
+    def numbers(asked: Probed) -> list[int] | None:
+        path = _path(model, asked)
+        return sorted(files.read_json(path)["ranked"][: asked.auto]) if path.is_file() else None
+
+    return _filled(recipe, numbers)
+
+
+def _filled(recipe: Recipe, numbers: Callable[[Probed], list[int] | None]) -> Recipe:
+    """Every student with what it leaves to the probe filled in; as it is where `numbers` knows nothing."""
+
+    def filled(part: Part) -> Part:
+        asked = left_to_the_probe(part)
+        found = numbers(asked) if asked else None
+        if found is None:
+            return part
+        return Part(name=part.name, options=part.options | {"keep_attention": found})
+
+    several = tuple(filled(part) for part in recipe.students)
+    first = several[0] if several else filled(recipe.student)
+    return recipe.model_copy(update={"student": first, "students": several})
+
+
+def left_to_the_probe(part: Part) -> Probed | None:
+    """What a student leaves to the probe, if it does."""
+    if part.name != "hybrid":
+        return None
+    found = loading.checked(part, "students", "student")[1].get("keep_attention")
+    return found if isinstance(found, Probed) else None
+
+
+def _path(model: assembly.Model, asked: Probed) -> Path:
+    mark = load.fingerprint(model.name, model.revision)[:16]
+    return PROBES / f"{mark}-{asked.by}-{asked.prompts}x{asked.pairs}-{asked.seed}.json"
+
+
+def _ranked(base: Ground, asked: Probed) -> list[int]:
+    """Blocks, the most needed first."""
+    model = assembly.teacher_model(base.recipe)
+    assert model is not None  # a hybrid needs one
+    path = _path(model, asked)
+    if path.is_file():
+        found: list[int] = files.read_json(path)["ranked"]
+        return found
+    teacher = assembly.load_teacher(base)
+    assert teacher is not None
+    rank = probe.rank_layers_by_heads if asked.by == "heads" else probe.rank_layers
+    found = rank(teacher, base.tokenizer, prompts=asked.prompts, pairs=asked.pairs, seed=asked.seed)
+    PROBES.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, {"model": model.name, "asked": asked.model_dump(), "ranked": found})
+    return found
