@@ -27,7 +27,16 @@ Made = Callable[[str, int], dict[str, Any]]
 """The recipe of an arm and a seed, as plain data."""
 
 
-def measured(tree: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
+More = Callable[[Any, Any], dict[str, Any]]
+"""What else is measured, of a student and its tokenizer."""
+
+
+def measured(
+    tree: dict[str, Any],
+    arm: str,
+    seed: int,
+    more: More = lambda student, tokenizer: {},  # noqa: ARG005
+) -> dict[str, Any]:
     """Trains one arm and judges it on all of its `evaluate.rows`."""
     asked = fitting.check(loading.build(tree))
     assert asked.evaluate is not None
@@ -57,7 +66,7 @@ def measured(tree: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in student.parameters()),
         "tokens": tokens,
         "seconds": seconds,
-    }
+    } | more(models["student"], base.tokenizer)
 
 
 def table(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,7 +75,8 @@ def table(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for arm in dict.fromkeys(one["arm"] for one in runs):
         mine = [one for one in runs if one["arm"] == arm]
         row: dict[str, Any] = {"arm": arm, "seeds": len(mine)}
-        for name, key in (("bits/byte", "bits_per_byte"), ("KL", "kl")):
+        told = [("bits/byte", "bits_per_byte"), ("KL", "kl"), ("retrieval", "retrieval")]
+        for name, key in (one for one in told if one[1] in mine[0]):
             values = [one[key] for one in mine]
             row |= {name: statistics.mean(values)}
             row |= {f"{name} least": min(values), f"{name} most": max(values)}
@@ -82,6 +92,7 @@ def carried_out(
     settings: str,
     quick: bool,
     told: Callable[[str, int], dict[str, Any]] = lambda arm, seed: {},  # noqa: ARG005
+    more: More = lambda student, tokenizer: {},  # noqa: ARG005
 ) -> None:
     """Every arm and seed of a plan that results/<name>-runs.json does not hold yet; then results/<name>.json.
 
@@ -98,7 +109,7 @@ def carried_out(
     for arm, seed in plan:
         if any((one["arm"], one["seed"]) == (arm, seed) for one in known().get(settings, [])):
             continue
-        found = measured(made(arm, seed), arm, seed) | told(arm, seed)
+        found = measured(made(arm, seed), arm, seed, more) | told(arm, seed)
         gc.collect()
         before = known()
         runs = [*before.get(settings, []), found]

@@ -37,6 +37,10 @@ TITLES = {
     "evaluation": "B10. Multiple choice with shared prefixes",
     "startup": "B11. Until a command answers",
     "decode": "Reading and writing, attention beside a hybrid",
+    "clone": "A low-rank clone beside other students of its size",
+    "clone_step": "A clone's step beside a plain one",
+    "hybrid": "Hybrids: mixers, kept attentions, stages",
+    "mohawk_step": "A step of each MOHAWK stage",
 }
 HEAD = """# Benchmarks
 

@@ -18,6 +18,7 @@ from limbeck.models import layout, place
 from limbeck.progress import say
 from limbeck.recipe import Recipe, Stage
 from limbeck.training import checkpoint, frozen, heldout, loop, optim, parallel, projectors
+from limbeck.training.links import Tied
 from limbeck.training.meter import Log
 from limbeck.training.step import Step
 from limbeck.training.trained import counts, trainable
@@ -176,7 +177,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     full = kept | (checkpoint.names(begins_at) if begins_at else set())
     still = frozen.settled(step, full, arm.base.dtype, teacher, world)
     step.to(world.device)
-    if recipe.compute.compile:
+    if recipe.compute.compile and not any(isinstance(one, Tied) for one in functions):
         for layer in layout.layers(student):
             layer.compile()
     parallel.shard(step, layout.layers(student), world, arm.base.dtype, still=still)

@@ -79,7 +79,7 @@ class Compute(Frozen):
     )
     compile: bool = Field(
         default=False,
-        description="compiles each block (torch.compile): seconds at the start, faster steps after; other last bits",
+        description="compiles each block (torch.compile) in stages whose terms do not look inside: seconds at the start, faster steps after; other last bits",
     )
     chunk: int | None = Field(
         default=None,

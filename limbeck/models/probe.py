@@ -130,6 +130,24 @@ def probe(
     )
 
 
+@torch.no_grad()
+def retrieves(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prompts: int = 200,
+    pairs: int = 10,
+    seed: int = 0,
+    tokens_at_once: int = 1024,
+) -> tuple[float, float]:
+    """How often a model finds the value of a key, and the mean log-probability of the right one among all, in nats."""
+    model = layout.plain_model(model.eval())
+    asked = retrieval.dictionaries(prompts, pairs, seed)
+    rows = retrieval.parts(model, retrieval.requests(tokenizer, asked), tokens_at_once)
+    answers, values = _judged(whole(model, rows, prompts * pairs), retrieval.right(asked))
+    return float(answers.mean()), float(values.mean())
+
+
 def _each(attention: Attention, heads: bool) -> list[Silent]:
     """All of a layer, then its heads one by one."""
     return [(attention.block, head) for head in (None, *(range(attention.heads) if heads else ()))]

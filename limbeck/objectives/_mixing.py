@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import ModelError
 from limbeck.objectives._kept import at_least_float32
-from limbeck.objectives._relations import again
 from limbeck.types import Heads, Mixing
 
 # Entries of (heads, time, time) of one part on one side: 4 million are 16 MB in float32.
@@ -27,16 +28,81 @@ def squares(student: Mixing, teacher: Heads) -> Tensor:
             f"mixing_matrix: the student's mixer has {heads} heads, the teacher's attention "
             f"{teacher.queries.shape[1]}; wanted as many."
         )
-    found = []
-    for begin, end in itertools.pairwise(student.edges.tolist()):
-        mine, theirs = student.between(begin, end), teacher.between(begin, end)
-        size = max(1, _ENTRIES // (end - begin) ** 2)
-        parts = [
-            again(_apart, mine, theirs, first, min(first + size, heads))
-            for first in range(0, heads, size)
+    found: Tensor = cast(Any, _Squares.apply)(
+        teacher, student.edges, student.write, student.read, student.log_decay, student.skip, student.scale
+    )  # fmt: skip
+    return found
+
+
+class _Squares(torch.autograd.Function):
+    """`squares` whose results and gradients have their memory before a matrix is made.
+
+    What is small and stays must not lie behind what is large and goes: the heap would keep all of it, a gigabyte for 32
+    heads of 2,048 tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, teacher: Heads, edges: Tensor, *factors: Tensor | None) -> Tensor:
+        write, _, log_decay = factors[:3]
+        assert write is not None
+        assert log_decay is not None
+        ctx.teacher, ctx.edges = teacher, edges
+        ctx.save_for_backward(*factors)
+        found = torch.empty(log_decay.shape, dtype=precise_of(write), device=write.device)
+        for place, heads in _parts(edges, log_decay.shape[1]):
+            mine = _mixing(factors, edges).between(place.start, place.stop)
+            theirs = teacher.between(place.start, place.stop)
+            found[place, heads] = _apart(mine, theirs, heads.start, heads.stop).T
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        factors = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        slopes = [
+            torch.zeros_like(one) if asks else None
+            for one, asks in zip(factors, wanted, strict=True)
         ]
-        found.append(torch.cat(parts).T)
-    return torch.cat(found)
+        for place, heads in _parts(ctx.edges, upstream.shape[1]):
+            leaves = [None if one is None else one.detach() for one in factors]
+            mine = _mixing(leaves, ctx.edges).between(place.start, place.stop)
+            theirs = ctx.teacher.between(place.start, place.stop)
+            sides = [mine.write, mine.read, mine.log_decay, mine.skip, mine.scale]
+            given = [
+                one for one, asks in zip(sides, wanted, strict=True) if one is not None and asks
+            ]
+            with torch.enable_grad():
+                for one in given:
+                    one.requires_grad_()
+                gap = _apart(mine, theirs, heads.start, heads.stop)
+            made = iter(torch.autograd.grad(gap, given, upstream[place, heads].T))
+            for number, slope in enumerate(slopes):
+                if slope is not None:
+                    part = slope if number == _SKIP else slope[place]
+                    part += next(made)
+        return None, None, *slopes
+
+
+_SKIP = 3
+"""The factor that belongs to no token."""
+
+
+def _mixing(factors: Sequence[Tensor | None], edges: Tensor) -> Mixing:
+    write, read, log_decay, skip, scale = factors
+    assert write is not None
+    assert read is not None
+    assert log_decay is not None
+    assert skip is not None
+    return Mixing(write, read, log_decay, scale, skip, edges)
+
+
+def _parts(edges: Tensor, heads: int) -> Iterator[tuple[slice, slice]]:
+    """Tokens of a document, and some of the heads, whose matrices are small enough."""
+    for begin, end in itertools.pairwise(edges.tolist()):
+        size = max(1, _ENTRIES // (end - begin) ** 2)
+        for first in range(0, heads, size):
+            yield slice(begin, end), slice(first, min(first + size, heads))
 
 
 def _apart(student: Mixing, teacher: Heads, first: int, last: int) -> Tensor:

@@ -16,6 +16,7 @@ PEERS = {
     "device": (),
     "evaluation": ("lm_eval",),
     "head": (),
+    "mohawk_step": (),
     "step": (),
     "startup": (),
     "quality": (),
