@@ -51,7 +51,9 @@ def test_only_mixers_learn_before_the_last_stages(name):
 def test_the_last_stage_freezes_every_mlp_also_of_blocks_that_were_put_back():
     recipe = asked("last-stage")
     student = assembly.student_on_meta(recipe)
-    kept = [n for n, kind in enumerate(student.config.layers_block_type) if kind == "full_attention"]
+    kept = [
+        n for n, kind in enumerate(student.config.layers_block_type) if kind == "full_attention"
+    ]
     assert kept == [10, 14, 17, 30]
     names = trainable(student, recipe.stages[0])
     frozen = {n for n, _ in student.named_parameters()} - names

@@ -11,8 +11,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_AUTO = "transformers.models.auto.modeling_auto"
-
 
 class _Then(importlib.abc.Loader):
     """Loads as another loader does, and does something more at the end."""
@@ -30,28 +28,62 @@ class _Then(importlib.abc.Loader):
 
 
 class _Arrival(importlib.abc.MetaPathFinder):
-    """Waits for the Auto classes to be imported."""
+    """Waits for transformers' tables of models to be imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002
-        if name != _AUTO:
+        more = _AFTER.get(name)
+        if more is None:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Then(spec.loader, _register)
+            spec.loader = _Then(spec.loader, more)
         return spec
 
 
 def await_transformers() -> None:
-    """Registers our models now if transformers' Auto classes are imported already, or else as soon as they are."""
-    if _AUTO in sys.modules:
-        _register()
-    elif not any(isinstance(one, _Arrival) for one in sys.meta_path):
+    """Registers our models in the tables that are imported already, and in the others as soon as they are."""
+    for name, more in _AFTER.items():
+        if name in sys.modules:
+            more()
+    if not any(isinstance(one, _Arrival) for one in sys.meta_path):
         sys.meta_path.insert(0, _Arrival())
 
 
-def _register() -> None:
-    # Where our own rooms are what asks for transformers, they are half there yet; models/hybrid.py then does it itself.
-    if "limbeck.models.mixers" in sys.modules:
-        return
-    importlib.import_module("limbeck.models.hybrid").register()
+def _register_config() -> None:
+    from transformers.models.auto.configuration_auto import AutoConfig
+
+    from limbeck.models.llamba_config import LimbeckLlambaConfig
+
+    AutoConfig.register(LimbeckLlambaConfig.model_type, LimbeckLlambaConfig, exist_ok=True)
+
+
+def _register_model() -> None:
+    """Adds a class that is imported when it is first asked for.
+
+    Not before: the tables may have come in the middle of a model's own import, such as Bamba's, which ours is made of.
+    """
+    from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+    from limbeck.models.llamba_config import LimbeckLlambaConfig
+
+    AutoModelForCausalLM.register(LimbeckLlambaConfig, _Later(("",)), exist_ok=True)
+
+
+class _Later(tuple[str, ...]):
+    """Classes of a config, as the Auto classes accept them: here one, not yet imported."""
+
+    def __iter__(self) -> Any:
+        yield self[0]
+
+    def __getitem__(self, number: Any) -> Any:
+        return importlib.import_module("limbeck.models.hybrid").LimbeckLlambaForCausalLM
+
+
+_AFTER = {
+    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.modeling_auto": _register_model,
+}

@@ -13,8 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     BambaConfig,
     BambaForCausalLM,
     PretrainedConfig,
@@ -26,6 +24,7 @@ from transformers import (
 from transformers.models.bamba.modeling_bamba import BambaModel
 
 from limbeck.errors import ModelError, RecipeError
+from limbeck.models.llamba_config import LimbeckLlambaConfig
 from limbeck.models.mixers import DiscreteMamba2, with_documents
 
 Mixer = Literal["mamba2", "discrete_mamba2"]
@@ -33,12 +32,6 @@ FAMILIES = ("llama", "mistral", "qwen2")
 """Whose blocks a hybrid can be made of: RMSNorm, rotary positions on whole heads, SwiGLU."""
 KERNEL = 4
 """Tokens that the convolution of a mixer sees."""
-
-
-class LimbeckLlambaConfig(BambaConfig):  # type: ignore[misc]
-    """The config of a hybrid with Llamba's mixer: Bamba's keys, of which those of the mixer mean the same."""
-
-    model_type = "limbeck_llamba"
 
 
 class LimbeckLlambaModel(BambaModel):  # type: ignore[misc]
@@ -78,12 +71,6 @@ def _begin(module: nn.Module) -> None:
     if isinstance(module, DiscreteMamba2):
         init.zeros_(module.z_bias)
         init.ones_(module.D)
-
-
-def register() -> None:
-    """Lets transformers' Auto classes load what we save."""
-    AutoConfig.register(LimbeckLlambaConfig.model_type, LimbeckLlambaConfig, exist_ok=True)
-    AutoModelForCausalLM.register(LimbeckLlambaConfig, LimbeckLlambaForCausalLM, exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -230,6 +217,3 @@ def mixers(model: nn.Module) -> dict[int, nn.Module]:
     """The mixers of a hybrid, by the number of their block."""
     blocks: Any = model.get_submodule("model.layers")
     return {n: layer.mamba for n, layer in enumerate(blocks) if "mamba" in layer._modules}
-
-
-register()

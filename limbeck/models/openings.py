@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from limbeck.errors import RecipeError
-from limbeck.models import hybrid, layout
+from limbeck.models import hybrid, layout, llamba_config
 from limbeck.models.mixers import GATE_OPEN, DiscreteMamba2
 
 # Mamba-2's own beginnings (Dao and Gu, 2024): rates of decay, and time steps, even in their logarithm.
@@ -95,7 +95,7 @@ def identity(student: PreTrainedModel) -> None:
 
 def sizes(donor: PreTrainedModel, mixer: hybrid.Mixer, depth: int) -> dict[str, int | None]:
     """Heads and state of a model's mixers. Refuses one without such mixers, or of another depth."""
-    wanted = "bamba" if mixer == "mamba2" else hybrid.LimbeckLlambaConfig.model_type
+    wanted = "bamba" if mixer == "mamba2" else llamba_config.LimbeckLlambaConfig.model_type
     found: Any = donor.config
     if found.model_type != wanted or found.num_hidden_layers != depth:
         raise RecipeError(

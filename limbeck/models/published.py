@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
-from limbeck.models.hybrid import LimbeckLlambaConfig, LimbeckLlambaForCausalLM
+from limbeck.models.hybrid import LimbeckLlambaForCausalLM
+from limbeck.models.llamba_config import LimbeckLlambaConfig
 
 _MARK = "ssm_cfg"
 _EPS = 1e-5

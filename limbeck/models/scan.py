@@ -8,7 +8,8 @@ x are the values, B what writes, C what reads, a in [0, 1] the decay, given by i
 M[t, s] = (C_t . B_s) a_{s+1} ... a_t. `scan` does all tokens in chunks, `step` one; objectives/_mixing.py writes M down.
 
 Nothing divides by a product of decays, and no exponential of a positive number is taken: a decay of 0 is as good as any.
-Numbers are float32 whatever comes in, or float64 where float64 comes in.
+Numbers are float32 whatever comes in, or float64 where float64 comes in. On a GPU the kernels of mamba_ssm and causal_conv1d
+do the same where they are installed (models/fused.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.models import fused
 from limbeck.objectives._mixing import decays, grouped, precise_of, seen
 
 CHUNK = 64
@@ -38,6 +40,8 @@ def convolve(
     before: the inputs before the first token, (batch, kernel - 1, channels), of the same document as long as no token
     begins one; zeros where it is left out.
     """
+    if (kernel := fused.convolving(inputs, before)) is not None:
+        return fused.convolve(kernel, inputs, weight, bias, begins)
     precise, (time, reach) = precise_of(inputs), (inputs.shape[1], weight.shape[1] - 1)
     if before is None:
         padded = F.pad(inputs, (0, 0, reach, 0))
@@ -77,6 +81,9 @@ def scan(
     the first token, of the shape of the last, or None for nothing.
     Outputs have the values' dtype; the last state is float32 (or float64), to go on from.
     """
+    if (kernel := fused.scanning(values, begins, state)) is not None:
+        known = {"begins": begins, "state": state}
+        return fused.scan(kernel, values, write, read, log_decay, **known)
     groups, precise = write.shape[2], precise_of(values)
     x = grouped(values.to(precise), groups).permute(0, 2, 3, 1, 4)
     log_a = grouped(log_decay.to(precise), groups).permute(0, 2, 3, 1)
