@@ -54,6 +54,12 @@ def await_transformers() -> None:
 
 
 def _register_config() -> None:
+    # Bamba's config asks for the table of models. Where that is on its way, it comes back to this when it is complete.
+    if _MODELS not in sys.modules:
+        _add_config()
+
+
+def _add_config() -> None:
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from limbeck.models.llamba_config import LimbeckLlambaConfig
@@ -68,6 +74,7 @@ def _register_model() -> None:
     """
     from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+    _add_config()
     from limbeck.models.llamba_config import LimbeckLlambaConfig
 
     AutoModelForCausalLM.register(LimbeckLlambaConfig, _Later(("",)), exist_ok=True)
@@ -83,7 +90,8 @@ class _Later(tuple[str, ...]):
         return importlib.import_module("limbeck.models.hybrid").LimbeckLlambaForCausalLM
 
 
+_MODELS = "transformers.models.auto.modeling_auto"
 _AFTER = {
     "transformers.models.auto.configuration_auto": _register_config,
-    "transformers.models.auto.modeling_auto": _register_model,
+    _MODELS: _register_model,
 }
