@@ -6,12 +6,13 @@ as a model of ours that transformers' Auto classes know once `limbeck` is import
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +27,7 @@ from transformers import (
 from transformers.models.bamba.modeling_bamba import BambaModel
 
 from limbeck.errors import ModelError, RecipeError
+from limbeck.models import place
 from limbeck.models.mixers import DiscreteMamba2, with_documents
 
 Mixer = Literal["mamba2", "discrete_mamba2"]
@@ -52,6 +54,16 @@ class LimbeckLlambaModel(BambaModel):  # type: ignore[misc]
             if config.layers_block_type[number] == "linear_attention":
                 layer.mamba = DiscreteMamba2(config, number)
         self.post_init()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LimbeckLlambaModel:
+        """Moves and casts all but the frequencies of rotary positions, which are moved only: bfloat16 would bend them."""
+        before = dict(self.rotary_emb.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            now = self.rotary_emb.get_buffer(name)
+            if now.dtype != buffer.dtype:
+                setattr(self.rotary_emb, name, buffer.to(now.device))
+        return self
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -193,11 +205,9 @@ def transferred(teacher: PreTrainedModel, shape: Shape) -> PreTrainedModel:
     config = config_of(teacher.config, shape)
     kind = BambaForCausalLM if shape.mixer == "mamba2" else LimbeckLlambaForCausalLM
     with torch.device(first.device):
-        made: PreTrainedModel = kind(config)
-    for parameter in made.parameters():  # and no buffer: rotary positions stay float32
-        parameter.data = parameter.data.to(first.dtype)
+        made: PreTrainedModel = place.cast(kind(config), first.dtype)
     with_documents(made)
-    made.generation_config = teacher.generation_config
+    made.generation_config = copy.deepcopy(teacher.generation_config)
     if not first.is_meta:
         _fill(made, teacher)
     return made.eval()
@@ -216,10 +226,10 @@ def _fill(made: PreTrainedModel, teacher: PreTrainedModel) -> None:
     there = made.state_dict()
     left = {name for name in there if ".mamba." not in name}
     for name, tensor in teacher.state_dict().items():
-        place = renamed(name)
-        if place in there:
-            there[place].copy_(tensor)
-            left.discard(place)
+        new = renamed(name)
+        if new in there:
+            there[new].copy_(tensor)
+            left.discard(new)
     for name in sorted(left):
         if not name.endswith("o_proj.bias"):  # which qwen2 has not, and Bamba has with the others
             raise ModelError(f"student.hybrid: the teacher has nothing for {name} of the hybrid.")
