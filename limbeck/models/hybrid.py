@@ -27,7 +27,7 @@ from transformers import (
 from transformers.models.bamba.modeling_bamba import BambaModel
 
 from limbeck.errors import ModelError, RecipeError
-from limbeck.models import place
+from limbeck.models import place, remembering
 from limbeck.models.mixers import DiscreteMamba2, with_documents
 
 Mixer = Literal["mamba2", "discrete_mamba2"]
@@ -55,6 +55,33 @@ class LimbeckLlambaModel(BambaModel):  # type: ignore[misc]
                 layer.mamba = DiscreteMamba2(config, number)
         self.post_init()
 
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        *,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **others: Any,
+    ) -> Any:
+        """As Bamba's, with a cache where no block has an attention, and positions that go on from a cache."""
+        wanted = self.config.use_cache if use_cache is None else use_cache
+        if wanted and past_key_values is None:
+            past_key_values = remembering.begun(self)
+        if position_ids is None and past_key_values is not None and input_ids is not None:
+            begin = past_key_values.get_seq_length()
+            places = torch.arange(begin, begin + input_ids.shape[1], device=input_ids.device)
+            position_ids = places.unsqueeze(0)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **others,
+        )
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LimbeckLlambaModel:
         """Moves and casts all but the frequencies of rotary positions, which are moved only: bfloat16 would bend them."""
         before = dict(self.rotary_emb.named_buffers())
@@ -79,6 +106,14 @@ class LimbeckLlambaForCausalLM(BambaForCausalLM):  # type: ignore[misc]
         super().__init__(config)
         self.model = LimbeckLlambaModel(config)
         self.post_init()
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *others: Any
+    ) -> None:
+        named = generation_config.cache_implementation is not None
+        if not named and generation_config.use_cache is not False:
+            model_kwargs.setdefault("past_key_values", remembering.begun(self))
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *others)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -188,6 +223,9 @@ def config_of(teacher: PretrainedConfig, shape: Shape) -> BambaConfig:
         mlp_bias=bool(getattr(found, "mlp_bias", False)),
     )
     made.head_dim = _head_dim(found)
+    if kind is BambaConfig and remembering.stateful_alone(made):
+        # transformers' own cache fails where no block has an attention; without it, it is slow and right.
+        made.use_cache = False
     return made
 
 
@@ -208,6 +246,7 @@ def transferred(teacher: PreTrainedModel, shape: Shape) -> PreTrainedModel:
         made: PreTrainedModel = place.cast(kind(config), first.dtype)
     with_documents(made)
     made.generation_config = copy.deepcopy(teacher.generation_config)
+    made.generation_config.use_cache = config.use_cache
     if not first.is_meta:
         _fill(made, teacher)
     return made.eval()

@@ -128,9 +128,7 @@ def test_the_published_llambas_have_as_many_parameters(name, wanted):
     config = load.load_config(name)
     with torch.device("meta"):
         origin = load.build_on_meta(config)
-        student = made(
-            origin, "discrete_mamba2", heads=32, state=64, start="identity"
-        )
+        student = made(origin, "discrete_mamba2", heads=32, state=64, start="identity")
     assert sum(parameter.numel() for parameter in student.parameters()) == wanted
     assert student.config.tie_word_embeddings == ("8B" not in name)
 
@@ -183,7 +181,15 @@ def test_heads_that_do_not_divide_the_stream_are_refused(mixer):
 
 @pytest.mark.parametrize(
     ("asked", "wanted"),
-    [("all", [0, 1, 2, 3]), ("none", []), ([1, 3], [1, 3]), (2, [1, 3]), (1, [2]), (4, [0, 1, 2, 3]), (0, [])],
+    [
+        ("all", [0, 1, 2, 3]),
+        ("none", []),
+        ([1, 3], [1, 3]),
+        (2, [1, 3]),
+        (1, [2]),
+        (4, [0, 1, 2, 3]),
+        (0, []),
+    ],
 )
 def test_the_blocks_that_keep_their_attention_are_those_asked_for(asked, wanted):
     assert kept_blocks(asked, 4) == wanted
@@ -198,7 +204,11 @@ def test_blocks_that_are_not_there_are_refused(asked):
 @each_mixer
 def test_the_kinds_of_blocks_are_in_the_config_and_in_the_blocks(mixer):
     student = made(teacher(), mixer, [1])
-    assert student.config.layers_block_type == ["linear_attention", "full_attention", "linear_attention"]
+    assert student.config.layers_block_type == [
+        "linear_attention",
+        "full_attention",
+        "linear_attention",
+    ]
     assert sorted(hybrid.mixers(student)) == [0, 2]
     assert ["self_attn" in layer._modules for layer in student.model.layers] == [False, True, False]
     assert isinstance(student, BambaForCausalLM)
