@@ -1,12 +1,20 @@
 """Tiny teachers of every family that a hybrid can be made of, hybrids of them, and batches that are packed or padded."""
 
 import tiny
+import tiny_run
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from limbeck.models import hybrid, layout, openings
+from limbeck.models import hybrid
+from limbeck.objectives.feature_norm import feature_norm
+from limbeck.objectives.mixing_matrix import mixing_matrix
+from limbeck.recipe import Linked
 from limbeck.students.hybrid import hybrid as student_of
+from limbeck.teachers.live import Live
+from limbeck.training import links
+from limbeck.training.ahead import Ahead
+from limbeck.training.links import Joint, Tied
 from limbeck.types import Materials
 
 MIXERS = ("mamba2", "discrete_mamba2")
@@ -84,4 +92,31 @@ def padded(lengths=(11, 7, 4)):
     return rows, whole, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
-__all__ = ["hybrid", "layout", "openings"]
+def norms(student="layers.*", theirs="layers.*", *, shift=0, only=range(3)):
+    """The distance between outputs at taps of these blocks, each of which is fed what the teacher's is fed."""
+    joints = tuple(
+        Joint(student.replace("*", str(n)), theirs.replace("*", str(n + shift)), (16, 16))
+        for n in only
+    )
+    return Tied(feature_norm, "features", joints, Linked(at=["x"]), 0, forced=True)
+
+
+def matrices(only=(0, 2)):
+    """The distance between matrices of mixers and attentions in these blocks."""
+    joints = tuple(Joint(f"layers.{n}.mamba", f"layers.{n}.self_attn") for n in only)
+    return Tied(mixing_matrix, "mixing", joints, Linked(at=["x"]), 0, forced=True)
+
+
+def job(folder, *, mixer="discrete_mamba2", dtype=torch.float64, computed=None, **changes):
+    """A Loop that trains a hybrid's mixers block by block, beside its live teacher, on matrices and on what mixers say."""
+    both = {"student": "layers.*.mamba", "teacher": "layers.*.self_attn"}
+    objective = [{"mixing_matrix": {"at": both}}, {"feature_norm": {"at": both}}]
+    asked = tiny_run.stage(**{"objective": objective, "forward": "layer_forced"} | changes)
+    origin = teacher(dtype=dtype)
+    student = rough(origin, mixer, [1])
+    parts = {"stage_": asked, "student": student, "teacher": Live(origin)}
+    work = tiny_run.job(folder, **parts, dtype=computed or dtype)
+    said = norms("layers.*.mamba", "layers.*.self_attn", only=(0, 2))
+    work.functions = [matrices(), said]
+    work.ahead = Ahead(work.source, work.teacher, work.world.device, links.wanted([work.functions]))
+    return work

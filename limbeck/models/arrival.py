@@ -1,4 +1,7 @@
-"""Makes models of ours known to transformers' Auto classes once those are there, and imports nothing before."""
+"""Tells transformers of our model's type as soon as it has a list of types, and imports our model when it is asked for.
+
+Not before: transformers' own rooms import the Auto classes while they are half there, and our model stands on those rooms.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_AUTO = "transformers.models.auto.modeling_auto"
+TYPES = "transformers.models.auto.configuration_auto"
+"""Where transformers lists the types of models that it knows."""
+_OURS = "limbeck_llamba"
+_CONFIG = "LimbeckLlambaConfig"
 
 
 class _Then(importlib.abc.Loader):
@@ -30,28 +36,36 @@ class _Then(importlib.abc.Loader):
 
 
 class _Arrival(importlib.abc.MetaPathFinder):
-    """Waits for the Auto classes to be imported."""
+    """Waits for the list of types to be imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002
-        if name != _AUTO:
+        if name != TYPES:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Then(spec.loader, _register)
+            spec.loader = _Then(spec.loader, _tell)
         return spec
 
 
+class _Room:
+    """Stands for the module of our config until somebody asks for it; to import that registers config and model."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != _CONFIG:
+            raise AttributeError(name)
+        return getattr(importlib.import_module("limbeck.models.hybrid"), name)
+
+
 def await_transformers() -> None:
-    """Registers our models now if transformers' Auto classes are imported already, or else as soon as they are."""
-    if _AUTO in sys.modules:
-        _register()
-    elif not any(isinstance(one, _Arrival) for one in sys.meta_path):
+    """Makes our model's type known now if transformers' list is there already, or else as soon as it is."""
+    if TYPES in sys.modules:
+        _tell()
+    elif not any(type(one).__name__ == _Arrival.__name__ for one in sys.meta_path):
         sys.meta_path.insert(0, _Arrival())
 
 
-def _register() -> None:
-    # Where our own rooms are what asks for transformers, they are half there yet; models/hybrid.py then does it itself.
-    if "limbeck.models.mixers" in sys.modules:
-        return
-    importlib.import_module("limbeck.models.hybrid").register()
+def _tell() -> None:
+    known: Any = sys.modules[TYPES].CONFIG_MAPPING
+    known._mapping = type(known._mapping)(known._mapping) | {_OURS: _CONFIG}
+    known._modules[_OURS] = _Room()
