@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from limbeck import assembly, files, linking
 from limbeck.errors import RecipeError
-from limbeck.models import likeness
+from limbeck.models import likeness, place
 from limbeck.models.taps import BLOCKS
 from limbeck.recipe import Recipe
 from limbeck.students.pruned import LOOKED_AT
@@ -98,7 +98,8 @@ def show(recipe: Recipe, to: Path | None = None) -> None:
     for one in recipe.each:
         gc.collect()  # models refer to themselves: one would stand beside the next
         mine = assembly.beside(base, one) if recipe.students else base
-        student = look(assembly.student(mine).to(base.device, base.dtype).eval(), source, rows)
+        began = place.cast(assembly.student(mine), base.dtype).to(base.device)
+        student = look(began.eval(), source, rows)
         found = Alike(one.name, student, likeness.cka(student.outputs, teacher.outputs))
         console.print(_of_student(found))
         students.append(found)

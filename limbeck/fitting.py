@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from limbeck import loading, names
 from limbeck.errors import RecipeError
-from limbeck.recipe import Ramp, Recipe, Term
-from limbeck.training.links import DEEP, kind_of
+from limbeck.recipe import Ramp, Recipe, Stage, Term
+from limbeck.training.links import DEEP, Kind, kind_of
 
 # Units of which a relation has something to say: angles need three.
 _FEWEST = 3
@@ -28,7 +28,7 @@ def check(recipe: Recipe) -> Recipe:
         if wanted and recipe.teacher is None:
             raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
         if stage.forward == "layer_forced":
-            _check_forced(recipe, f"stages[{index}].forward")
+            _check_forced(recipe, stage, f"stages[{index}]")
         _check_different(stage.terms, f"stages[{index}].objective")
         for number, term in enumerate(stage.objective):
             where = f"stages[{index}].objective[{number}]"
@@ -37,11 +37,6 @@ def check(recipe: Recipe) -> Recipe:
             _check_enough(term, stage.micro_rows, where)
             if _between_taps(recipe, term, where):
                 continue
-            if stage.forward == "layer_forced":
-                raise RecipeError(
-                    f"{where}: '{term.name}' compares what models say at the end; under forward 'layer_forced' blocks "
-                    "learn one by one. Take a term between taps, such as feature_norm, or forward: free."
-                )
             _check_served(recipe, term, where)
     for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
         model = recipe.teacher and recipe.teacher.options.get("model")
@@ -53,12 +48,19 @@ def check(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _check_forced(recipe: Recipe, where: str) -> None:
-    """Refuses to feed blocks what a teacher's are fed, where no teacher is there to be run."""
+def _check_forced(recipe: Recipe, stage: Stage, where: str) -> None:
+    """Refuses to feed blocks what a teacher's are fed, where no teacher runs, or where a term is on the whole model."""
+    for term in stage.terms:
+        if _kind(term) is None:
+            cause = "alpha's cross_entropy" if stage.alpha is not None else f"'{term.title}'"
+            raise RecipeError(
+                f"{where}: {cause} compares what models say at the end; under forward 'layer_forced' blocks learn one by "
+                "one. Take a term between taps, such as feature_norm, or forward: free."
+            )
     if recipe.teacher is None or recipe.teacher.name != "live":
         name = recipe.teacher.name if recipe.teacher else "none"
         raise RecipeError(
-            f"{where}: 'layer_forced' needs what enters each block of the teacher; the teacher is '{name}'. Set it to 'live'."
+            f"{where}.forward: 'layer_forced' needs what enters each block of the teacher; the teacher is '{name}'. Set it to 'live'."
         )
 
 
@@ -123,11 +125,16 @@ def _check_enough(term: Term, micro_rows: int, where: str) -> None:
         )
 
 
-def _between_taps(recipe: Recipe, term: Term, where: str) -> bool:
-    """Whether an objective compares taps; refuses what it cannot be told, and `at` where it compares none."""
+def _kind(term: Term) -> Kind | None:
+    """What an objective compares; None: what models say of the next token."""
     function = names.find("objectives", term.name)
     first = next(iter(inspect.signature(function, eval_str=True).parameters.values()))
-    kind, linked = kind_of(first.annotation), term.linked
+    return kind_of(first.annotation)
+
+
+def _between_taps(recipe: Recipe, term: Term, where: str) -> bool:
+    """Whether an objective compares taps; refuses what it cannot be told, and `at` where it compares none."""
+    kind, linked = _kind(term), term.linked
     if kind is None:
         if linked is not None:
             raise RecipeError(

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from limbeck import assembly, loading
 from limbeck.errors import ModelError, RecipeError
-from limbeck.models import load, taps
+from limbeck.models import layout, load, taps
 from limbeck.recipe import Link, Recipe, Stage, Term
 from limbeck.training.links import DEEP, Joint, Kind, Tied, kind_of
 from limbeck.training.step import Asked
+from limbeck.training.trained import trainable
 from limbeck.types import Objective
 
 Models = tuple[Callable[[], PreTrainedModel], Callable[[], PreTrainedModel]]
@@ -32,10 +33,12 @@ def functions(recipe: Recipe, stage: Stage) -> list[Asked]:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuses a recipe whose taps are not in its models, whoever of its students learns."""
+    """Refuses a recipe whose taps, or whose words for what is trained, are not in its models, whoever learns."""
     for one in recipe.each:
         for stage in one.stages:
             functions(one, stage)
+            if stage.freeze or stage.train != ("*",):
+                trainable(assembly.student_on_meta(one, stage), stage)
 
 
 def teacher_taps(recipe: Recipe) -> dict[str, int]:
@@ -162,6 +165,12 @@ def _check_forced(where: str, joints: list[Joint], models: Models) -> None:
             f"{where}: forward 'layer_forced' feeds each block what the teacher's is fed; the student has {mine} blocks of "
             f"{wide[0]} channels, the teacher {theirs} of {wide[1]}. Wanted the same: take a hybrid, or forward: free."
         )
+    for one in (student, teacher):
+        if layout.leaks(one):
+            raise RecipeError(
+                f"{where}: forward 'layer_forced' feeds whole rows to blocks; in {type(one).__name__} packed documents would "
+                "see one another, so each runs as a row of its own. Take a model of another family, or forward: free."
+            )
     for joint in joints:
         if taps.block(joint.student) is None or taps.block(joint.student) != taps.block(
             joint.teacher

@@ -78,6 +78,19 @@ def test_long_rows_give_so_many_tokens_evenly(place, monkeypatch):
     )
 
 
+def test_rotary_positions_are_not_rounded_with_the_weights(place, capsys, monkeypatch):
+    seen, plain = [], comparing.look
+
+    def look(model, source, rows):
+        frequencies = model.model.rotary_emb.inv_freq
+        seen.append((next(model.parameters()).dtype, frequencies.dtype))
+        return plain(model, source, rows)
+
+    monkeypatch.setattr(comparing, "look", look)
+    shown(place, capsys, monkeypatch, compute={"device": "cpu", "dtype": "bfloat16", "threads": 1})
+    assert seen == [(torch.bfloat16, torch.float32)] * 2
+
+
 def test_every_student_of_a_recipe_is_compared_with_one_teacher(place, capsys, monkeypatch):
     students = [{"pruned": {"layers": 1}}, {"pruned": {"layers": 4}}]
     said, found = shown(place, capsys, monkeypatch, student=None, students=students)

@@ -79,12 +79,13 @@ def test_nothing_is_caught_without_a_name():
 
 
 def test_nothing_unnamed_is_passed_through():
-    # What provenance is told becomes keys of its JSON; transformers calls attention, mixers and configs with words of its own.
+    # What provenance is told becomes keys of its JSON; transformers calls attention, mixers, caches and configs with words of its own.
     told = {"of_run", "documents_attention"}
-    theirs = {HERE / f"limbeck/models/{name}.py" for name in ("mixers", "llamba_config")}
-    found = [
-        (p, f) for p in PACKAGE for f in functions(p) if f.name not in told and p not in theirs
-    ]
+    ours = {
+        HERE / f"limbeck/models/{name}.py"
+        for name in ("hybrid", "llamba_config", "mixers", "remembering")
+    }
+    found = [(p, f) for p in PACKAGE for f in functions(p) if f.name not in told and p not in ours]
     assert not [where(path, function) for path, function in found if function.args.kwarg]
 
 

@@ -17,7 +17,7 @@ from transformers import Cache, PreTrainedModel
 
 from limbeck import pages
 from limbeck.errors import ModelError, RecipeError
-from limbeck.models import layout
+from limbeck.models import layout, remembering
 from limbeck.progress import progress
 
 _SELF = Path("/proc/self")
@@ -131,7 +131,9 @@ def _now(device: torch.device) -> tuple[float, float]:
 
 def _prefill(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Cache]:
     """Reads a prompt (batch, time): the likeliest next ids (batch, 1), and the state behind it."""
-    output = layout.trunk(model)(input_ids=ids, use_cache=True)
+    empty = remembering.begun(layout.trunk(model))
+    given = {} if empty is None else {"past_key_values": empty}
+    output = layout.trunk(model)(input_ids=ids, use_cache=True, **given)
     state = getattr(output, "past_key_values", None)
     if not isinstance(state, Cache):
         raise ModelError(

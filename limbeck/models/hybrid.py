@@ -6,12 +6,13 @@ as a model of ours that transformers' Auto classes know once `limbeck` is import
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     BambaConfig,
     BambaForCausalLM,
@@ -24,6 +25,7 @@ from transformers import (
 from transformers.models.bamba.modeling_bamba import BambaModel
 
 from limbeck.errors import ModelError, RecipeError
+from limbeck.models import place, remembering
 from limbeck.models.llamba_config import LimbeckLlambaConfig
 from limbeck.models.mixers import DiscreteMamba2, with_documents
 
@@ -46,6 +48,43 @@ class LimbeckLlambaModel(BambaModel):  # type: ignore[misc]
                 layer.mamba = DiscreteMamba2(config, number)
         self.post_init()
 
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        *,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **others: Any,
+    ) -> Any:
+        """As Bamba's, with a cache where no block has an attention, and positions that go on from a cache."""
+        wanted = self.config.use_cache if use_cache is None else use_cache
+        if wanted and past_key_values is None:
+            past_key_values = remembering.begun(self)
+        if position_ids is None and past_key_values is not None and input_ids is not None:
+            begin = past_key_values.get_seq_length()
+            places = torch.arange(begin, begin + input_ids.shape[1], device=input_ids.device)
+            position_ids = places.unsqueeze(0)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **others,
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LimbeckLlambaModel:
+        """Moves and casts all but the frequencies of rotary positions, which are moved only: bfloat16 would bend them."""
+        before = dict(self.rotary_emb.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            now = self.rotary_emb.get_buffer(name)
+            if now.dtype != buffer.dtype:
+                setattr(self.rotary_emb, name, buffer.to(now.device))
+        return self
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         _begin(module)
@@ -60,6 +99,14 @@ class LimbeckLlambaForCausalLM(BambaForCausalLM):  # type: ignore[misc]
         super().__init__(config)
         self.model = LimbeckLlambaModel(config)
         self.post_init()
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *others: Any
+    ) -> None:
+        named = generation_config.cache_implementation is not None
+        if not named and generation_config.use_cache is not False:
+            model_kwargs.setdefault("past_key_values", remembering.begun(self))
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *others)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -163,6 +210,9 @@ def config_of(teacher: PretrainedConfig, shape: Shape) -> BambaConfig:
         mlp_bias=bool(getattr(found, "mlp_bias", False)),
     )
     made.head_dim = _head_dim(found)
+    if kind is BambaConfig and remembering.stateful_alone(made):
+        # transformers' own cache fails where no block has an attention; without it, it is slow and right.
+        made.use_cache = False
     return made
 
 
@@ -180,11 +230,10 @@ def transferred(teacher: PreTrainedModel, shape: Shape) -> PreTrainedModel:
     config = config_of(teacher.config, shape)
     kind = BambaForCausalLM if shape.mixer == "mamba2" else LimbeckLlambaForCausalLM
     with torch.device(first.device):
-        made: PreTrainedModel = kind(config)
-    for parameter in made.parameters():  # and no buffer: rotary positions stay float32
-        parameter.data = parameter.data.to(first.dtype)
+        made: PreTrainedModel = place.cast(kind(config), first.dtype)
     with_documents(made)
-    made.generation_config = teacher.generation_config
+    made.generation_config = copy.deepcopy(teacher.generation_config)
+    made.generation_config.use_cache = config.use_cache
     if not first.is_meta:
         _fill(made, teacher)
     return made.eval()
@@ -203,10 +252,10 @@ def _fill(made: PreTrainedModel, teacher: PreTrainedModel) -> None:
     there = made.state_dict()
     left = {name for name in there if ".mamba." not in name}
     for name, tensor in teacher.state_dict().items():
-        place = renamed(name)
-        if place in there:
-            there[place].copy_(tensor)
-            left.discard(place)
+        new = renamed(name)
+        if new in there:
+            there[new].copy_(tensor)
+            left.discard(new)
     for name in sorted(left):
         if not name.endswith("o_proj.bias"):  # which qwen2 has not, and Bamba has with the others
             raise ModelError(f"student.hybrid: the teacher has nothing for {name} of the hybrid.")

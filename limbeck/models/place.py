@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import TypeVar
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
 
+Model = TypeVar("Model", bound=nn.Module)
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -42,6 +45,17 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
     able = torch.cpu.get_capabilities()
     native = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16")
     return torch.bfloat16 if native else torch.float32
+
+
+def cast(model: Model, dtype: torch.dtype) -> Model:
+    """The same model with floating parameters of this dtype, and buffers as they are.
+
+    `model.to(dtype)` casts the frequencies of rotary positions too: in bfloat16 token 1,000 stands some tokens off.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def checkpoint_activations(student: PreTrainedModel) -> None:

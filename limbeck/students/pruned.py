@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from limbeck.errors import RecipeError
-from limbeck.models import layout
+from limbeck.models import layout, place
 from limbeck.models.likeness import block_importance
 from limbeck.types import Materials, Source
 
@@ -77,13 +77,13 @@ def _keeping(origin: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
         if isinstance(value, list) and len(value) == depth:
             setattr(config, key, [value[index] for index in kept])
     config.num_hidden_layers = len(kept)
-    place = next(name for name, found in origin.named_modules() if found is layout.layers(origin))
+    blocks = next(name for name, found in origin.named_modules() if found is layout.layers(origin))
     with torch.device(next(origin.parameters()).device):
-        student = type(origin)(config).to(next(origin.parameters()).dtype)
-    renamed = {f"{place}.{old}.": f"{place}.{new}." for new, old in enumerate(kept)}
+        student = place.cast(type(origin)(config), next(origin.parameters()).dtype)
+    renamed = {f"{blocks}.{old}.": f"{blocks}.{new}." for new, old in enumerate(kept)}
     state = {}
     for name, tensor in origin.state_dict().items():
-        if not name.startswith(f"{place}."):
+        if not name.startswith(f"{blocks}."):
             state[name] = tensor
             continue
         for old, new in renamed.items():

@@ -59,9 +59,9 @@ def _frozen(student: PreTrainedModel, stage: Stage, word: str) -> set[str]:
 
 def _of_group(student: PreTrainedModel, names: list[str], word: str) -> set[str]:
     inside = {
-        "mlp": (".mlp.", ".feed_forward."),
+        "mlp": (".mlp.", ".feed_forward.", ".block_sparse_moe."),
         "mixers": (".mamba.",),
-        "attention": (".self_attn.",),
+        "attention": (".self_attn.", ".attn.", ".attention.", ".self_attention."),
     }
     if word in inside:
         return {name for name in names if any(part in name for part in inside[word])}

@@ -1,4 +1,4 @@
-"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | quantised | clone | train | resume) FOLDER."""
+"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | quantised | clone | forced | train | resume) FOLDER."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import tiny_clones
+import tiny_hybrid
 import tiny_quantised
 import tiny_run
 from safetensors.torch import save_file
@@ -18,6 +19,8 @@ torch.set_num_threads(1)
 what, folder = sys.argv[1], Path(sys.argv[2])
 if what.startswith("clone"):
     work = tiny_clones.job(folder, alone=what == "clone-alone", micro_rows=1)
+elif what == "forced":
+    work = tiny_hybrid.job(folder, micro_rows=1)
 else:
     student = tiny_quantised.student("nf4") if what == "quantised" else None
     work = tiny_run.job(folder, stage_=tiny_run.stage(micro_rows=1), student=student)
