@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from side_by_side import RESULTS, save
 
+from limbeck import arm as arm_room
 from limbeck import assembly, files, fitting, loading, run
-from limbeck.arm import train, trained_student
+from limbeck.arm import Arm, train, trained_student
 from limbeck.evaluation._judge import judge
 from limbeck.evaluation.agreement import agreement
 from limbeck.evaluation.bits_per_byte import bits_per_byte
 from limbeck.folder import Folder
-from limbeck.training import parallel
+from limbeck.training import links, loop, parallel
 
 Made = Callable[[str, int], dict[str, Any]]
 """The recipe of an arm and a seed, as plain data."""
@@ -38,12 +39,9 @@ def measured(
     more: More = lambda student, tokenizer: {},  # noqa: ARG005
 ) -> dict[str, Any]:
     """Trains one arm and judges it on all of its `evaluate.rows`."""
-    asked = fitting.check(loading.build(tree))
+    base, learner = _learner(tree)
+    asked = base.recipe
     assert asked.evaluate is not None
-    base, world = run._begun(asked)
-    folder = Folder(Path(asked.runs) / asked.name)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    (learner,) = run.arms(base, world, folder, run.Stop())
     begun = time.monotonic()
     train([learner])
     seconds = time.monotonic() - begun
@@ -67,6 +65,25 @@ def measured(
         "tokens": tokens,
         "seconds": seconds,
     } | more(models["student"], base.tokenizer)
+
+
+def _learner(tree: dict[str, Any]) -> tuple[assembly.Ground, Arm]:
+    asked = fitting.check(loading.build(tree))
+    base, world = run._begun(asked)
+    folder = Folder(Path(asked.runs) / asked.name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (learner,) = run.arms(base, world, folder, run.Stop())
+    return base, learner
+
+
+def stepping(tree: dict[str, Any]) -> Callable[[], Any]:
+    """One optimizer step of a recipe's first stage, as `limbeck train` takes it."""
+    _, learner = _learner(tree)
+    job = arm_room._begun(learner, 0, 0)
+    assert job is not None
+    job.ahead.wanted = links.wanted([job.functions])
+    job.step_module.train()
+    return lambda: loop.one_step([job])
 
 
 def table(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,17 +13,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import arms
 import clone
 import side_by_side as sbs
-
-from limbeck import arm, fitting, loading, run
-from limbeck.folder import Folder
-from limbeck.training import links, loop
 
 ARMS = {"clone": "clone", "plain": "random, labels and KL"}
 
@@ -38,16 +34,7 @@ def stepping(options: argparse.Namespace, label: str, work: str) -> Callable[[],
     stage["budget"] = "1000 steps"
     if options.twice and label == "clone":
         tree["compute"] = {"activation_checkpointing": True}
-    asked = fitting.check(loading.build(tree))
-    base, world = run._begun(asked)
-    folder = Folder(Path(asked.runs) / asked.name)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    (learner,) = run.arms(base, world, folder, run.Stop())
-    job = arm._begun(learner, 0, 0)
-    assert job is not None
-    job.ahead.wanted = links.wanted([job.functions])
-    job.step_module.train()
-    return lambda: loop.one_step([job])
+    return arms.stepping(tree)
 
 
 def memory(label: str) -> float:

@@ -13,20 +13,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import arms
 import hybrid
 import side_by_side as sbs
 import torch
 
-from limbeck import arm, fitting, loading, run
-from limbeck.folder import Folder
 from limbeck.kept import Heads, Mixing
 from limbeck.objectives.mixing_matrix import mixing_matrix
-from limbeck.training import links, loop
 from limbeck.types import Rows
 
 STAGES = ("orient", "align", "whole")
@@ -45,16 +42,7 @@ def stepping(options: argparse.Namespace, stage: str, work: str) -> Callable[[],
     tree |= {"stages": [told], "name": stage}
     if options.compile and stage == "whole":
         tree["compute"] = {"compile": True}
-    asked = fitting.check(loading.build(tree))
-    base, world = run._begun(asked)
-    folder = Folder(Path(asked.runs) / asked.name)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    (learner,) = run.arms(base, world, folder, run.Stop())
-    job = arm._begun(learner, 0, 0)
-    assert job is not None
-    job.ahead.wanted = links.wanted([job.functions])
-    job.step_module.train()
-    return lambda: loop.one_step([job])
+    return arms.stepping(tree)
 
 
 def matrices(heads: int, time: int) -> None:
