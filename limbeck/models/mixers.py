@@ -75,7 +75,7 @@ def mixed(mixer: nn.Module, flow: Flow, starts: Tensor | None, state: Tensor | N
         watch(flow)
     values = flow.values if flow.scale is None else flow.values * flow.scale.unsqueeze(-1)
     found, last = scan.scan(
-        values.to(flow.values.dtype) if flow.scale is None else values,
+        values,
         flow.write,
         flow.read,
         flow.log_decay,
@@ -223,12 +223,13 @@ class DiscreteMamba2(nn.Module):
             log_decay = log_decay * padding.unsqueeze(-1)
         shape = (batch, time, self.groups, self.state)
         found = Flow(
-            values=values.view(batch, time, self.heads, self.head_dim),
+            # In these, so that what the state says and what passes by are rounded once, as a sum.
+            values=values.view(batch, time, self.heads, self.head_dim).to(precise),
             write=write.view(shape),
             read=read.view(shape),
             log_decay=log_decay,
             scale=None,
-            skip=self.D,
+            skip=self.D.to(precise),
             gate=gate,
         )
         return found, entered

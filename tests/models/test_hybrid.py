@@ -4,7 +4,7 @@ import pytest
 import tiny
 import tiny_hybrid
 import torch
-from tiny_hybrid import MIXERS, TEACHERS, made, teacher
+from tiny_hybrid import MIXERS, TEACHERS, made, rough, teacher
 from transformers import BambaForCausalLM
 
 from limbeck.errors import ModelError, RecipeError
@@ -55,6 +55,20 @@ def test_so_it_has_of_packed_rows(kind, mixer):
         )
     assert torch.equal(found, wanted)
     assert not torch.allclose(found, leaking, atol=1e-3)
+
+
+@each_mixer
+@pytest.mark.parametrize("keep", ["none", [1]])
+def test_packed_documents_of_a_hybrid_are_as_if_alone(mixer, keep):
+    student = rough(teacher(dtype=torch.float64), mixer, keep).eval()
+    batch = tiny.batch(2, 17, documents=(6, 1, 10))
+    with torch.no_grad():
+        together = layout.hidden(student, batch).unflatten(0, (2, 17))
+        for start, end in ((0, 6), (6, 7), (7, 17)):
+            alone = layout.trunk(student)(batch.input_ids[:, start:end], use_cache=False)
+            found = together[:, start:end]
+            # Norms and states of transformers' own mixer pass through float32.
+            torch.testing.assert_close(found, alone.last_hidden_state, atol=2e-6, rtol=2e-6)
 
 
 @each_mixer

@@ -104,6 +104,17 @@ def test_padding_on_the_left_writes_nothing(mixer):
     assert (padded[0, 3:] - found(loud)[0, 3:]).abs().max() > 1e-2
 
 
+def test_a_state_keeps_all_of_itself_at_padding():
+    mixer, told = one("discrete_mamba2"), []
+    seen = torch.ones(2, TIME, dtype=torch.int64)
+    seen[0, 4:7] = 0
+    with mixers.watched(mixer, told.append):
+        mixer(inputs(), attention_mask=seen)
+    assert not told[0].log_decay[0, 4:7].any()
+    assert not told[0].values[0, 4:7].any()
+    assert told[0].log_decay[1].all()
+
+
 def rows(mixer):
     """Where in the rows of in_proj a discrete mixer has values, write, read, gate and decay."""
     sizes = [mixer.inner, *[mixer.groups * mixer.state] * 2, mixer.inner, mixer.heads]

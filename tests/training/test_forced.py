@@ -57,6 +57,22 @@ def test_a_teachers_own_blocks_differ_by_nothing(mixer, tap):
     assert all(grad.isfinite().all() for grad in grads.values())
 
 
+@pytest.mark.parametrize(
+    ("tap", "alone"),
+    [
+        ("layers.*.mamba", True),
+        ("layers.*.self_attn", True),
+        ("layers.*.input_layernorm", True),
+        ("layers.*.feed_forward", False),
+        ("layers.*.pre_ff_layernorm", False),
+        ("layers.*", False),
+    ],
+)
+def test_mlps_are_left_out_where_every_term_looks_before_them(tap, alone):
+    assert links.mixers_alone([norms(tap)]) is alone
+    assert links.mixers_alone([matrices(), norms(tap)]) is alone
+
+
 def test_a_neighbours_blocks_and_what_a_norm_gave_do_not():
     origin = teacher(dtype=DOUBLE)
     student = made(origin, "mamba2", "all")
