@@ -80,6 +80,8 @@ def suits(model: PreTrainedModel, longest: int) -> bool:
     kinds = [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
     return (
         not layout.leaks(model)
+        and config.model_type
+        not in layout.HYBRIDS  # a state has one past, and branches have several
         and config._attn_implementation in _MASKED
         and (window is None or longest <= window)
         and not any(kind.get("rope_type") in _MOVING for kind in kinds)

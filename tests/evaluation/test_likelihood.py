@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+import tiny_hybrid
 import torch
 from tiny_families import BAMBA, FAMILIES, build
 
@@ -81,6 +82,14 @@ def test_every_family_that_reads_trees_gives_the_same(family):
 )
 def test_models_that_a_tree_does_not_suit_read_each_request_by_itself(family, changes):
     model = build(family, **changes)
+    assert not suits(model, 30)
+    assert_same(loglikelihoods(model, REQUESTS), naive(model, REQUESTS), atol=1e-4)
+
+
+@pytest.mark.parametrize("mixer", tiny_hybrid.MIXERS)
+@pytest.mark.parametrize("keep", ["none", [1]])
+def test_a_hybrid_reads_each_request_by_itself(mixer, keep):
+    model = tiny_hybrid.rough(tiny_hybrid.teacher(), mixer, keep)
     assert not suits(model, 30)
     assert_same(loglikelihoods(model, REQUESTS), naive(model, REQUESTS), atol=1e-4)
 
