@@ -17,8 +17,8 @@ SIZES = {
 }
 
 
-def asked(name):
-    return fitting.check(loading.load(RECIPES / f"{name}.yaml"))
+def asked(name, *changes):
+    return fitting.check(loading.load(RECIPES / f"{name}.yaml", changes))
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -65,7 +65,8 @@ def test_the_last_stage_freezes_every_mlp_also_of_blocks_that_were_put_back():
 
 
 def test_the_recipe_that_runs_here_leaves_its_attentions_to_the_probe():
-    recipe = asked("smollm2")
+    # Its teacher's config stands beside the recipes, under the name that the hub has for it.
+    recipe = asked("smollm2", "teacher.live.model=HuggingFaceTB/SmolLM2-135M-Instruct")
     student = assembly.student_on_meta(recipe)
     assert student.config.layers_block_type.count("full_attention") == 4
     assert [stage.name for stage in recipe.stages] == [

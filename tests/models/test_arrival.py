@@ -21,7 +21,6 @@ ORDERS = {
     "from transformers import LlamaForCausalLM",
     "the Auto classes first": "from transformers import AutoModelForCausalLM; import limbeck",
     "our mixers first, and limbeck twice": "import limbeck.models.mixers, importlib; importlib.reload(limbeck)",
-    "our model first": "import limbeck.models.hybrid",
     "Bamba itself": "import limbeck; from transformers import BambaForCausalLM",
     "configs alone": "import limbeck; from transformers import AutoConfig; AutoConfig.for_model('limbeck_llamba')",
 }
