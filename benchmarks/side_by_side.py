@@ -88,10 +88,11 @@ def peak(function: Callable[[], Any]) -> float:
         function()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     pages.trim()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    if not pages.forget_peak():
+        raise SystemExit("This system does not tell the peak of memory; nothing is measured.")
+    before = pages.resident()
     function()
-    return (_status("VmHWM") - before) / 1e3
+    return (pages.peak() - before) / 1e6
 
 
 def save(
@@ -133,12 +134,6 @@ def _shown(value: Any) -> str:
 def _settle() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _status(key: str) -> int:
-    """A line of /proc/self/status, in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def _processor() -> str:

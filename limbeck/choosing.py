@@ -84,8 +84,10 @@ def _ranked(base: Ground, asked: Probed) -> list[int]:
         return found
     teacher = assembly.load_teacher(base)
     assert teacher is not None
-    rank = probe.rank_layers_by_heads if asked.by == "heads" else probe.rank_layers
-    found = rank(teacher, base.tokenizer, prompts=asked.prompts, pairs=asked.pairs, seed=asked.seed)
+    heads = asked.by == "heads"
+    told = {"prompts": asked.prompts, "pairs": asked.pairs, "seed": asked.seed}
+    lost = probe.probe(teacher, base.tokenizer, heads=heads, **told)
+    found = lost.ranked_by_heads() if heads else lost.ranked()
     PROBES.mkdir(parents=True, exist_ok=True)
     files.write_json(path, {"model": model.name, "asked": asked.model_dump(), "ranked": found})
     return found

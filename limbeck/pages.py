@@ -1,14 +1,19 @@
-"""What the C library does with memory that was freed: a step frees and takes the same gigabyte again and again."""
+"""What the C library does with memory that was freed, and how much a process has.
+
+A step frees and takes the same gigabyte again and again.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3) in glibc
 # Bytes of a block above which it is mapped by itself each time, and goes back when it is freed.
 _LARGEST = 32 * 2**20  # the most that glibc allows
 _SMALL = 2 * 2**20
+_SELF = Path("/proc/self")
 
 
 def keep() -> bool:
@@ -39,6 +44,31 @@ def trim() -> bool:
     except (OSError, AttributeError):
         return False
     return True
+
+
+def forget_peak() -> bool:
+    """Has Linux forget the most memory that this process had; says whether it did."""
+    try:
+        (_SELF / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def resident() -> int:
+    """Bytes that this process has in memory now; where Linux tells."""
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """The most bytes that it had since `forget_peak`; where Linux tells."""
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = (_SELF / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def _set(mapped: int, trimmed: int) -> bool:

@@ -16,11 +16,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from limbeck.errors import DataError
 from limbeck.models import layout
-from limbeck.models.trees import Ids, Tree, longest_input, suits, tree
+from limbeck.models.trees import Ids, Tree, longest_input, scores, suits, tree
 from limbeck.progress import progress
-
-_ROWS = 256
-"""Rows of logits (rows, vocab) that exist at a time."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +125,9 @@ def _judged(
     model: PreTrainedModel, states: Tensor, scored: _Scored
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields (requests, log-probabilities, whether likeliest), each (scored,), of some rows at a time."""
-    head = layout.head(model)
     nodes, which = torch.unique_consecutive(scored.places, return_inverse=True)
-    for first in range(0, nodes.shape[0], _ROWS):
-        logits = head(states[nodes[first : first + _ROWS]])  # (rows, vocab)
-        here = (which >= first) & (which < first + _ROWS)
-        rows, labels = which[here] - first, scored.labels[here]
-        value = logits[rows, labels] - logits.logsumexp(-1)[rows]
-        yield scored.requests[here], value, logits.argmax(-1)[rows] == labels
+    for here, value, logits, rows in scores(model, states[nodes], which, scored.labels):
+        yield scored.requests[here], value, logits.argmax(-1)[rows] == scored.labels[here]
 
 
 def _one_by_one(

@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from limbeck.errors import ModelError, RecipeError
 from limbeck.models import layout, remembering
 from limbeck.progress import progress
 
-_SELF = Path("/proc/self")
 _WARM = 16
 
 
@@ -191,25 +189,10 @@ def _peak(device: torch.device) -> Iterator[list[int]]:
         found.append(torch.cuda.max_memory_allocated(device) - before)
         return
     pages.trim()
-    before = _resident("VmRSS") if _forgotten() else -1
+    before = pages.resident() if pages.forget_peak() else -1
     yield found
     if before >= 0:
-        found.append(max(0, _resident("VmHWM") - before))
-
-
-def _forgotten() -> bool:
-    """Has Linux forget the most memory that this process had; whether it does."""
-    try:
-        (_SELF / "clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    lines = (_SELF / "status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+        found.append(max(0, pages.peak() - before))
 
 
 def _summed(found: Speed) -> dict[str, Any]:

@@ -96,8 +96,11 @@ class LimbeckLlambaForCausalLM(BambaForCausalLM):  # type: ignore[misc]
     config_class = LimbeckLlambaConfig
 
     def __init__(self, config: LimbeckLlambaConfig) -> None:
-        super().__init__(config)
+        super(BambaForCausalLM, self).__init__(config)  # whose own would build a whole Bamba first
         self.model = LimbeckLlambaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.z_loss_coefficient = config.z_loss_coefficient
         self.post_init()
 
     def _prepare_cache_for_generation(

@@ -2,7 +2,7 @@
 
 `DocumentsMixer` is transformers' Bamba mixer with documents; `DiscreteMamba2` is Llamba's, which no architecture of
 transformers can express: no activation behind the convolution, no norm before the output, and decays made of the token
-alone. Both run in plain PyTorch (models/scan.py).
+alone. Their arithmetic is in models/scan.py.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def mixed(mixer: nn.Module, flow: Flow, starts: Tensor | None, state: Tensor | N
     for watch in vars(mixer).get(_WATCH, ()):
         watch(flow)
     values = flow.values if flow.scale is None else flow.values * flow.scale.unsqueeze(-1)
-    found, last = scan.scan(
-        values,
-        flow.write,
-        flow.read,
-        flow.log_decay,
-        begins=starts,
-        state=state,
-    )
+    sides = (values, flow.write, flow.read, flow.log_decay)
+    if (
+        state is not None and values.shape[1] == 1
+    ):  # one token behind a cache, which no document begins
+        found, last = scan.step(state, *(side[:, 0] for side in sides))
+        found = found.unsqueeze(1)
+    else:
+        found, last = scan.scan(*sides, begins=starts, state=state)
     found = found + flow.skip.unsqueeze(-1) * flow.values
     return found.flatten(2), last
 

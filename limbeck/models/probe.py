@@ -46,11 +46,18 @@ class Probed:
     heads: Mapping[tuple[int, int], Lost]
 
     def ranked(self) -> list[int]:
-        """Layers, the most needed first; of equals, the lower first."""
+        """Layers by what is lost without all of their heads, the most needed first; of equals, the lower first.
+
+        The first ones may stand high because a model breaks without them, whatever it is asked: see `ranked_by_heads`.
+        """
         return sorted(self.layers, key=lambda layer: (-self.layers[layer].logprob, layer))
 
     def ranked_by_heads(self) -> list[int]:
-        """Layers by the sum over their heads, the most needed first; empty where heads were not asked for."""
+        """Layers by the sum over their heads, the most needed first; empty where heads were not asked for.
+
+        Without a whole first layer SmolLM2-135M breaks, and without any one head of it little is lost; of layer 16, whose
+        heads do look things up, both are much.
+        """
         sums = {layer: self.of_heads(layer) for layer in self.layers}
         known = {layer: lost.logprob for layer, lost in sums.items() if lost is not None}
         return sorted(known, key=lambda layer: (-known[layer], layer))
@@ -68,38 +75,6 @@ class Probed:
         return Lost(sum(one.accuracy for one in mine), sum(one.logprob for one in mine), error)
 
 
-def rank_layers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    prompts: int = 200,
-    pairs: int = 10,
-    seed: int = 0,
-) -> list[int]:
-    """The layers that have attention, that one first without which the model looks up the least.
-
-    The first layers may stand high because a model breaks without them, whatever it is asked: see the next function.
-    """
-    found = probe(model, tokenizer, prompts=prompts, pairs=pairs, seed=seed, heads=False)
-    return found.ranked()
-
-
-def rank_layers_by_heads(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    prompts: int = 200,
-    pairs: int = 10,
-    seed: int = 0,
-) -> list[int]:
-    """The layers that have attention, by the sum of what their heads cost that are silenced one at a time.
-
-    As many times slower than `rank_layers` as a layer has heads. Without a whole first layer SmolLM2-135M breaks, and
-    without any one head of it little is lost; of layer 16, whose heads do look things up, both are much.
-    """
-    return probe(model, tokenizer, prompts=prompts, pairs=pairs, seed=seed).ranked_by_heads()
-
-
 @torch.no_grad()
 def probe(
     model: PreTrainedModel,
@@ -114,9 +89,7 @@ def probe(
     """Silences every layer, and every head where heads are wanted. Refuses a model that answers no better than chance."""
     model = layout.plain_model(model.eval())
     found = silence.attentions(model)
-    asked = retrieval.dictionaries(prompts, pairs, seed)
-    rows = retrieval.parts(model, retrieval.requests(tokenizer, asked), tokens_at_once)
-    right = retrieval.right(asked)
+    rows, right = _questions(model, tokenizer, (prompts, pairs, seed), tokens_at_once)
     begun = _judged(whole(model, rows, prompts * pairs), right)
     _able(type(model).__name__, begun[0], pairs)
     wanted = [one for each in found for one in _each(each, heads)]
@@ -142,10 +115,21 @@ def retrieves(
 ) -> tuple[float, float]:
     """How often a model finds the value of a key, and the mean log-probability of the right one among all, in nats."""
     model = layout.plain_model(model.eval())
-    asked = retrieval.dictionaries(prompts, pairs, seed)
-    rows = retrieval.parts(model, retrieval.requests(tokenizer, asked), tokens_at_once)
-    answers, values = _judged(whole(model, rows, prompts * pairs), retrieval.right(asked))
+    rows, right = _questions(model, tokenizer, (prompts, pairs, seed), tokens_at_once)
+    answers, values = _judged(whole(model, rows, prompts * pairs), right)
     return float(answers.mean()), float(values.mean())
+
+
+def _questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    told: tuple[int, int, int],
+    tokens_at_once: int,
+) -> tuple[list[Part], Tensor]:
+    """What is asked of (prompts, pairs, seed), as rows for this model, and the right places, int64 (prompts,)."""
+    asked = retrieval.dictionaries(*told)
+    rows = retrieval.parts(model, retrieval.requests(tokenizer, asked), tokens_at_once)
+    return rows, retrieval.right(asked)
 
 
 def _each(attention: Attention, heads: bool) -> list[Silent]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
-from limbeck.models.hybrid import LimbeckLlambaForCausalLM
+from limbeck.models import hybrid, place
 from limbeck.models.llamba_config import LimbeckLlambaConfig
 
 _MARK = "ssm_cfg"
@@ -21,11 +21,6 @@ _PLACES = (
     ("backbone.embedding.", "model.embed_tokens."),
     ("backbone.final_layernorm.", "model.final_layernorm."),
     ("backbone.layers.", "model.layers."),
-)
-_INSIDE = (
-    (".mixer.", ".mamba."),
-    (".post_attention_layernorm.", ".pre_ff_layernorm."),
-    (".mlp.", ".feed_forward."),
 )
 
 
@@ -92,9 +87,7 @@ def renamed(name: str) -> str:
     for theirs, ours in _PLACES:
         if name.startswith(theirs):
             name = ours + name.removeprefix(theirs)
-    for theirs, ours in _INSIDE:
-        name = name.replace(theirs, ours)
-    return name
+    return hybrid.renamed(name.replace(".mixer.", ".mamba."))
 
 
 def load(folder: Path, made: LimbeckLlambaConfig, name: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -102,7 +95,7 @@ def load(folder: Path, made: LimbeckLlambaConfig, name: str, dtype: torch.dtype)
     state: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         state |= {renamed(key): tensor for key, tensor in load_file(file).items()}
-    model: PreTrainedModel = LimbeckLlambaForCausalLM(made)
+    model: PreTrainedModel = hybrid.LimbeckLlambaForCausalLM(made)
     if made.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     try:
@@ -120,6 +113,4 @@ def load(folder: Path, made: LimbeckLlambaConfig, name: str, dtype: torch.dtype)
             "published Llamba."
         )
     model.tie_weights()
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model.eval()
+    return place.cast(model, dtype).eval()

@@ -16,17 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limbeck.errors import ModelError, RecipeError
-from limbeck.models import layout
 from limbeck.models.nouns import NOUNS
-from limbeck.models.trees import Ids, Tree, longest_input, suits, tree
+from limbeck.models.trees import Ids, Tree, longest_input, scores, suits, tree
 
 # Of two digits all: 4 begins 42, and where digits are tokens it could only be likelier.
 VALUES = range(10, 100)
 PAIRS = range(2, 51)
 ASKED = 5
 """Questions of one dictionary: five cost little more than one, and twenty dictionaries make a hundred."""
-_ROWS = 256
-"""Rows of logits (rows, vocab) that exist at a time."""
 
 
 @dataclass(frozen=True)
@@ -217,10 +214,6 @@ def add(model: PreTrainedModel, part: Part, hidden: Tensor, sums: Tensor) -> Non
 
     sums: float64 (prompts x pairs,), changed.
     """
-    head, states = layout.head(model), hidden.flatten(0, 1)[part.nodes]
-    for first in range(0, states.shape[0], _ROWS):
-        logits = head(states[first : first + _ROWS])  # (rows, vocab)
-        here = (part.which >= first) & (part.which < first + _ROWS)
-        rows, labels = part.which[here] - first, part.labels[here]
-        values = logits[rows, labels] - logits.logsumexp(-1)[rows]
+    states = hidden.flatten(0, 1)[part.nodes]
+    for here, values, _, _ in scores(model, states, part.which, part.labels):
         sums.index_add_(0, part.requests[here], values.double())

@@ -5,11 +5,12 @@ Its nodes, in the order in which one walks it, are what a model reads: a token s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from limbeck.models import attention, layout
@@ -20,6 +21,8 @@ _MASKED = ("sdpa", "eager", attention.NAME)
 # Tables of angles that depend on how long a text is: there a token does not stand for itself.
 _MOVING = ("dynamic", "longrope")
 _LIMITS = ("n_positions", "max_position_embeddings", "n_ctx")
+_ROWS = 256
+"""Rows of logits (rows, vocab) that exist at a time."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,19 @@ def suits(model: PreTrainedModel, longest: int) -> bool:
         and (window is None or longest <= window)
         and not any(kind.get("rope_type") in _MOVING for kind in kinds)
     )
+
+
+def scores(
+    model: PreTrainedModel, states: Tensor, which: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The log-probabilities of labels behind nodes, some nodes at a time.
+
+    states: hidden states (nodes, width). which, labels: (scored,), the node and the id behind it. Yields where in
+    (scored,) they are, bool; their values (some,); and the logits (rows, vocab) with the row of each (some,).
+    """
+    head = layout.head(model)
+    for first in range(0, states.shape[0], _ROWS):
+        logits = head(states[first : first + _ROWS])
+        here = (which >= first) & (which < first + _ROWS)
+        rows = which[here] - first
+        yield here, logits[rows, labels[here]] - logits.logsumexp(-1)[rows], logits, rows

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from limbeck import files
+from limbeck import files, pages
 
 
 def forget_peak(device: torch.device) -> None:
     """Begins to measure the peak of memory anew, so that one arm does not report what another used."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        pages.forget_peak()
 
 
 def peak_gigabytes(device: torch.device) -> float:

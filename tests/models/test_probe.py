@@ -43,8 +43,8 @@ def test_the_same_seed_finds_the_same_and_layers_need_no_heads(planted):
     assert again.of_heads(1) is None
     assert again.ranked_heads() == again.ranked_by_heads() == []
     asked = {"prompts": 20, "pairs": 10}
-    assert probe.rank_layers(model, tokenizer, **asked) == found.ranked()
-    assert probe.rank_layers_by_heads(model, tokenizer, **asked) == found.ranked_by_heads()
+    right, nats = probe.retrieves(model, tokenizer, **asked)
+    assert (right, nats) == (found.accuracy, found.logprob)
     other = probe.probe(model, tokenizer, **asked, seed=1, heads=False)
     assert other.layers != found.layers
 

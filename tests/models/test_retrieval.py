@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BambaConfig, BambaForCausalLM, PreTrainedTokenizerFast
 
 from limbeck.errors import ModelError, RecipeError
-from limbeck.models import onward, retrieval
+from limbeck.models import onward, retrieval, trees
 from limbeck.models.nouns import NOUNS
 from limbeck.models.retrieval import Dictionary, dictionaries, parts, requests
 
@@ -100,7 +100,7 @@ def answered(model, asked, at_once):
 
 @pytest.mark.parametrize(("at_once", "rows_of"), [(1, 1), (100_000, 3)])
 def test_a_tree_of_questions_gives_what_each_gives_alone(at_once, rows_of, monkeypatch):
-    monkeypatch.setattr(retrieval, "_ROWS", 7)
+    monkeypatch.setattr(trees, "_ROWS", 7)
     tokenizer = tiny_text.tokenizer()  # which spells numbers by digits
     model = tiny.llama(vocab=len(tokenizer), dtype=torch.float64)
     model.config.max_position_embeddings = 512
