@@ -14,7 +14,7 @@ BENCHMARKS := startup head step recording codec attention data evaluation
 WORKERS ?= 2
 JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
 
-.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality bench-terms bench-clone bench-hybrid bench-decode gate lint format docs clean
+.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality bench-terms bench-clone bench-hybrid plain-text bench-decode gate lint format docs clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,18 +75,16 @@ bench-terms: $(STAMP) ## What each term adds, and what caches take: 14 runs, abo
 	$(BIN)/python benchmarks/terms.py
 	$(BIN)/python benchmarks/page.py
 
-bench-clone: $(STAMP) ## Low-rank clones beside students of their size, and a clone's step: 22 runs, hours; goes on where it stopped
-	@test -d ../shared/data/text || { \
-	  echo "make bench-clone reads the plain texts in ../shared/data/text." >&2; exit 1; }
+plain-text: $(STAMP)
+	@test -d ../shared/data/text || { echo "The plain texts in ../shared/data/text are read; they are not there." >&2; exit 1; }
 	$(BIN)/limbeck fetch smollm2
+
+bench-clone: plain-text ## Low-rank clones beside students of their size, and a clone's step: 22 runs, hours; goes on where it stopped
 	$(BIN)/python benchmarks/clone_step.py
 	$(BIN)/python benchmarks/clone.py
 	$(BIN)/python benchmarks/page.py
 
-bench-hybrid: $(STAMP) ## Hybrids by mixer, kept attentions and stages, and a step of each stage: 10 runs, hours; goes on where it stopped
-	@test -d ../shared/data/text || { \
-	  echo "make bench-hybrid reads the plain texts in ../shared/data/text." >&2; exit 1; }
-	$(BIN)/limbeck fetch smollm2
+bench-hybrid: plain-text ## Hybrids by mixer, kept attentions and stages, and a step of each stage: 10 runs, hours; goes on where it stopped
 	$(BIN)/python benchmarks/mohawk_step.py
 	$(BIN)/python benchmarks/hybrid.py
 	$(BIN)/python benchmarks/page.py

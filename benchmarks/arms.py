@@ -5,6 +5,7 @@ Every finished arm is written down at once, and the same command goes on with th
 
 from __future__ import annotations
 
+import argparse
 import gc
 import statistics
 import time
@@ -84,6 +85,19 @@ def stepping(tree: dict[str, Any]) -> Callable[[], Any]:
     job.ahead.wanted = links.wanted([job.functions])
     job.step_module.train()
     return lambda: loop.one_step([job])
+
+
+def options(purpose: str, work: str) -> argparse.ArgumentParser:
+    """What every experiment with arms on plain text can be told."""
+    parser = argparse.ArgumentParser(description=purpose.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a step of one arm")
+    parser.add_argument("--tokens", type=int, default=131_072)
+    parser.add_argument("--rows", type=int, default=128, help="held-out rows that judge")
+    parser.add_argument("--arms", nargs="*", help="only these")
+    parser.add_argument("--teacher", default="models/SmolLM2-135M-Instruct")
+    parser.add_argument("--text", default="../shared/data/text")
+    parser.add_argument("--work", default=work)
+    return parser
 
 
 def table(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -39,9 +38,7 @@ def stepping(options: argparse.Namespace, label: str, work: str) -> Callable[[],
 
 def memory(label: str) -> float:
     """MB of a process that takes steps of one arm, at its highest, above what it had before a model was loaded."""
-    command = [sys.executable, __file__, "--memory", label, *sys.argv[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return sbs.told_by_itself(__file__, "--memory", label, *sys.argv[1:])
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:

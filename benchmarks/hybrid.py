@@ -85,15 +85,9 @@ def looked_up(student: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def asked() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a step of one arm")
-    parser.add_argument("--tokens", type=int, default=131_072)
-    parser.add_argument("--rows", type=int, default=128, help="held-out rows that judge")
-    parser.add_argument("--arms", nargs="*", help="only these")
+    assert __doc__ is not None
+    parser = arms.options(__doc__, "runs/hybrid")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--teacher", default="models/SmolLM2-135M-Instruct")
-    parser.add_argument("--text", default="../shared/data/text")
-    parser.add_argument("--work", default="runs/hybrid")
     return parser.parse_args()
 
 
@@ -107,7 +101,7 @@ def main() -> None:
         "hybrid",
         plan[4:5] if options.quick else plan,
         lambda arm, seed: recipe(options, arm, seed),
-        settings=f"{options.tokens:,} tokens in rows of {LENGTH}, {options.rows} held-out rows",
+        settings=f"{options.tokens:,} tokens in rows of {LENGTH}, {options.rows} held-out rows, learning rates {RATES}",
         quick=options.quick,
         more=looked_up,
     )

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -63,9 +61,7 @@ def matrices(heads: int, time: int) -> None:
 
 def memory(heads: int, time: int) -> float:
     """MB of a process that computes one such term, at its highest, above what it had before."""
-    command = [sys.executable, __file__, "--heads", str(heads), "--time", str(time)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return sbs.told_by_itself(__file__, "--heads", str(heads), "--time", str(time))
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
