@@ -23,7 +23,8 @@ WORK = f"""\
 import os, signal, time
 told, rank = os.environ["told"], os.environ.get("SLURM_ARRAY_TASK_ID", "train")
 def tell(kind, text):
-    with open(f"{{told}}/{{rank}}.{{kind}}.new", "w") as stream:
+    # A name of its own: the ranks of a training tell the same.
+    with open(f"{{told}}/{{rank}}.{{kind}}.{{os.getpid()}}.new", "w") as stream:
         stream.write(text + "\\n")
     os.rename(stream.name, f"{{told}}/{{rank}}.{{kind}}")
 def stop(*_):
