@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NewType, Protocol
+from typing import Any, NewType, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class Batch:
         """(batch x time, ...) -> (counted, ...): what belongs to the tokens that count."""
         if self.counted.numel() == self.weights.numel():
             return tensor
-        return tensor[self.counted]
+        return cast(Tensor, cast(Any, _Picked.apply)(tensor, self.counted))
 
     @property
     def rows(self) -> Rows:
@@ -97,6 +97,22 @@ class Batch:
             position_ids=self.pick(self.position_ids.flatten()),
             document_ids=self.pick(self.document_ids.flatten()),
         )
+
+
+class _Picked(torch.autograd.Function):
+    """Some places of a tensor, each once, so that the gradient is laid down there and nothing is added up."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = tensor.shape
+        return tensor.index_select(0, places)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        return upstream.new_zeros(ctx.shape).index_copy_(0, places, upstream), None
 
 
 def edges(document_ids: Tensor) -> Tensor:

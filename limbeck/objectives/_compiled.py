@@ -38,7 +38,7 @@ def rowwise(function: T) -> T:
         if not wide or not able(first.device.type):
             return function(first, *others)
         if compiled is None:
-            compiled = torch.compile(_apart(function))
+            compiled = torch.compile(apart(function))
         for one in (first, *others):
             if isinstance(one, Tensor) and one.ndim > 1 and one.shape[0] == first.shape[0]:
                 torch._dynamo.maybe_mark_dynamic(one, 0)
@@ -56,7 +56,7 @@ def rowwise(function: T) -> T:
     return cast(T, either)
 
 
-def _apart(function: Callable[..., object]) -> Callable[..., object]:
+def apart(function: T) -> T:
     """The function with a code object of its own.
 
     The compiler counts recompilations by code object and gives up after eight: closures of one definition, each
@@ -71,7 +71,7 @@ def _apart(function: Callable[..., object]) -> Callable[..., object]:
         function.__closure__,
     )
     made.__kwdefaults__ = function.__kwdefaults__
-    return made
+    return cast(T, made)
 
 
 @functools.cache

@@ -6,10 +6,10 @@ were left out, and a relation counts each row by the weight of its tokens: no ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.recipe import Linked
 from limbeck.selection.share import keyed
 from limbeck.training import share
+from limbeck.training.at_once import summed, weighed
 from limbeck.types import Batch, Feature, Heads, Mixing, Objective, Rows, Signal, Units, Wanted
 
 Kind = Literal["features", "units", "heads", "mixing"]
@@ -75,7 +76,7 @@ class Inside:
 
     def at(self, joint: Joint, places: Tensor) -> Tensor:
         """The features of some tokens, as the teacher's are to be compared with: (chosen, width)."""
-        found = self.features[joint.student].index_select(0, places)
+        found = _at(self.features[joint.student], places)
         return self.projectors[joint.projector](found) if joint.projector else found
 
 
@@ -149,7 +150,7 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
             )
             for joint in term.joints
         ]
-        return torch.stack([_weighed(values, rows.weights) for values in each]).sum()
+        return torch.stack([weighed(values, rows.weights) for values in each]).sum()
     if term.kind == "mixing":
         return torch.stack(
             [_by_row(term, batch, joint, inside, teacher) for joint in term.joints]
@@ -159,7 +160,7 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
     pairs = [
         (
             inside.at(joint, taken.places),
-            _theirs(term, joint, inside, teacher).index_select(0, there),
+            _at(_theirs(term, joint, inside, teacher), there),
         )
         for joint in term.joints
     ]
@@ -167,13 +168,7 @@ def total(term: Tied, batch: Batch, inside: Inside, teacher: Signal) -> Tensor:
         some = rows if taken.places.numel() == rows.labels.numel() else rows[taken.places]
         weights = some.weights * taken.factors
 
-        def value(mine: Tensor, theirs: Tensor) -> Tensor:
-            return _weighed(term.function(mine, theirs, some), weights)
-
-        learning = torch.is_grad_enabled()
-        sums = [
-            cast(Any, _AtOnce.apply)(*pair, value) if learning else value(*pair) for pair in pairs
-        ]
+        sums = [summed(term.function, *pair, some, weights) for pair in pairs]
     elif term.linked.units == "rows":
         sums = [_pooled(term, batch, taken, pair) for pair in pairs]
     else:
@@ -195,7 +190,7 @@ def _by_row(term: Tied, batch: Batch, joint: Joint, inside: Inside, teacher: Sig
     for begin in range(0, size * time, time):
         part, rows = (begin, begin + time), flat[begin : begin + time]
         values = term.function(mine.between(*part), theirs.between(*part), rows)
-        sums.append(_weighed(values, rows.weights))
+        sums.append(weighed(values, rows.weights))
     return torch.stack(sums).sum()
 
 
@@ -206,36 +201,9 @@ def _theirs(term: Tied, joint: Joint, inside: Inside, teacher: Signal) -> Tensor
     return teacher.features[joint.teacher].detach()
 
 
-class _AtOnce(torch.autograd.Function):
-    """A value of two sides whose slopes are made in the forward pass, in the sides' own numbers.
-
-    What lies between them and the value, in float32 and several times as large, is freed at once: with a term at
-    every matrix of every block it would fill the memory until the backward pass.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, mine: Tensor, theirs: Tensor, value: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        asked = ctx.needs_input_grad[:2]
-        with torch.set_grad_enabled(any(asked)):
-            sides = [one.detach() for one in (mine, theirs)]
-            leaves = [
-                one.requires_grad_() for one, wants in zip(sides, asked, strict=True) if wants
-            ]
-            found = value(*sides)
-        reached = bool(leaves) and found.requires_grad
-        slopes = iter(
-            torch.autograd.grad(found, leaves, allow_unused=True) if reached else [None] * 2
-        )
-        ctx.save_for_backward(*(next(slopes) if wants else None for wants in asked))
-        return found.detach()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if one is None else one * upstream.to(one) for one in ctx.saved_tensors]
-        return *scaled, None
+def _at(vectors: Tensor, places: Tensor) -> Tensor:
+    """The vectors at places that rise, (places, width); those at all places are they themselves."""
+    return vectors if places.numel() == vectors.shape[0] else vectors.index_select(0, places)
 
 
 def _taken(term: Tied, batch: Batch, held: Tensor | None) -> share.Share:
@@ -251,11 +219,6 @@ def _taken(term: Tied, batch: Batch, held: Tensor | None) -> share.Share:
 def _where(places: Tensor, held: Tensor | None) -> Tensor:
     """Where tokens stand among those that are held, which rise."""
     return places if held is None else torch.searchsorted(held, places)
-
-
-def _weighed(values: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum, in which a value that does not count cannot become NaN."""
-    return (torch.where(weights != 0, values, 0.0) * weights).sum()
 
 
 def _among_tokens(
