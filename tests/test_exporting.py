@@ -79,6 +79,25 @@ def test_a_student_that_says_something_else_when_reloaded_is_not_exported(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_narrow_dtype_changes_is_told(tmp_path):
+    made = student()
+    difference = exported(tmp_path / "export", made, dtype="bfloat16")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype="auto")
+    probe = torch.randint(0, 320, (1, 12), generator=tiny.generator())
+    with torch.no_grad():
+        told = (loaded(probe).logits.float() - made(probe).logits).abs().max()
+    assert difference == pytest.approx(float(told), rel=0.05)
+
+
+def test_a_student_that_float16_cannot_hold_is_not_exported(tmp_path):
+    made = student()
+    with torch.no_grad():
+        made.model.layers[0].mlp.down_proj.weight.mul_(1e8)
+    with pytest.raises(LimbeckError, match=r"float16 .* not finite\. Nothing was exported"):
+        exported(tmp_path / "export", made, dtype="float16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_could_be_code_is_not_exported(tmp_path):
     class Words:
         def save_pretrained(self, folder):
