@@ -117,6 +117,23 @@ def record(
 
 
 @app.command()
+def generate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Says what it would ask and cost. Asks nobody.")
+    ] = False,
+) -> None:
+    """Has a teacher that can only speak write text for a student. Goes on where it stopped."""
+    from limbeck.generating import command
+
+    _own_work()
+    said = command.generate(recipe, overrides or (), dry_run=dry_run)
+    Console().print(said, soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Carries a recipe out: record, train, control, export, evaluate, report. Goes on where it stopped."""
     from limbeck import fitting, loading, run

@@ -98,11 +98,14 @@ def _spelled(location: Sequence[int | str]) -> str:
     return text
 
 
-def _told(where: str, reason: ValidationError) -> RecipeError:
+def told(where: str, reason: ValidationError) -> RecipeError:
+    """What pydantic found wrong, each with its path."""
     lines = []
     for error in reason.errors():
         message = error["msg"].removeprefix("Value error, ")
-        found = "" if error["type"] == "value_error" else f" Found {error['input']!r}."
+        # Of a missing key the input is all that stands around it.
+        silent = error["type"] in ("value_error", "missing")
+        found = "" if silent else f" Found {error['input']!r}."
         if len(found) > 200:
             found = ""
         lines.append(f"{_spelled(error['loc']) or 'recipe'}: {message}{found}")
@@ -119,7 +122,7 @@ def build(tree: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(_extended(tree))
     except ValidationError as reason:
-        raise _told(where, reason) from reason
+        raise told(where, reason) from reason
     except RecipeError as reason:
         raise RecipeError(f"{where}: {reason}") from reason
 

@@ -19,12 +19,12 @@ PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
 FLOORS = (
     ("types", "kept", "pages", "recipe", "stage", "spelling", "strict", "errors", "names", "files", "progress"),
     ("objectives", "selection"),
-    ("data", "cache", "models"),
+    ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
     ("training", "evaluation", "report", "recording", "storing", "featuring", "keeping", "planning", "exporting", "folder", "provenance",
      "verifying", "fetching", "converting"),
     ("loading", "fitting", "assembly", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
-     "launching"),
+     "launching", "generating"),
     ("cli", "__main__"),
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

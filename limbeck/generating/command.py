@@ -1,0 +1,208 @@
+"""The door of `limbeck generate`: plan, ask for what is missing, write what came, and tell how to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from limbeck import files
+from limbeck.errors import Interrupted, LimbeckError
+from limbeck.generating import journal as lines
+from limbeck.generating import loaded, results
+from limbeck.generating.journal import Journal, Told
+from limbeck.generating.ledger import Ledger
+from limbeck.generating.prompts import Plan, Wanted, plan
+from limbeck.generating.settings import Generation
+from limbeck.progress import Progress, progress, say
+from limbeck.sampling.secret import Secret, from_environment
+from limbeck.training.signals import Stop
+
+JOURNAL = "journal.jsonl"
+
+
+def generate(path: Path, overrides: Sequence[str], *, dry_run: bool) -> str:
+    """Carries a generation out, or goes on with it; what it ends with, in words."""
+    asked = loaded.load(path, overrides)
+    folder = Path(asked.output)
+    if dry_run:
+        told = lines.read(folder / JOURNAL)
+        return estimate(asked, plan(asked), told)
+    remote = asked.teacher.remote
+    key = from_environment(remote.key if remote else None)
+    stop = Stop().install()
+    with _owned(folder):
+        found = plan(asked)
+        told = lines.read(folder / JOURNAL)
+        if told.torn:
+            say(f"{JOURNAL}: its last line was torn ({told.torn:,} bytes) and is cut off.")
+        return _carried_out(asked, found, told, key, stop)
+
+
+def _carried_out(
+    asked: Generation, found: Plan, told: Told, key: Secret, stop: Callable[[], bool]
+) -> str:
+    folder = Path(asked.output)
+    missing = [one for one in found.wanted if one.asked.id not in told.answers]
+    # From here on the folder is not as it was committed.
+    (folder / files.MANIFEST).unlink(missing_ok=True)
+    files.sweep(folder)
+    journal = Journal(folder / JOURNAL, told, key)
+    ended = ""
+    try:
+        ledger = _ledger(asked, journal)
+        _say_begin(asked, found, told, missing)
+        if missing:
+            with progress(
+                "generate", len(found.wanted), done=len(found.wanted) - len(missing)
+            ) as bar:
+                ended = _asked(asked, missing, (journal, ledger, key), bar, stop)
+    finally:
+        journal.close()
+    here = results.rows(asked, found, told)
+    if ended != "stopped":
+        results.write(folder, asked, here, ledger, key)
+    return _end(asked, here, ledger, ended)
+
+
+def _asked(
+    asked: Generation,
+    missing: Sequence[Wanted],
+    books: tuple[Journal, Ledger, Secret],
+    bar: Progress,
+    stop: Callable[[], bool],
+) -> str:
+    """Asks whoever the teacher is. Why some were left, or ''."""
+    journal, ledger, key = books
+    if asked.teacher.local:
+        from limbeck.generating.local import answer_all
+
+        return answer_all(asked, missing, journal, bar, stop)
+    from limbeck.generating.asking import Asking, Desk
+    from limbeck.sampling.http import Endpoint, Server
+
+    remote, limits = asked.teacher.remote, asked.limits
+    assert remote
+    server = Server(
+        asked.teacher.shape,
+        remote.url,
+        remote.model,
+        remote.body,
+        remote.max_tokens_as,
+        limits.seconds_per_request,
+        limits.bytes_per_answer,
+        limits.concurrency,
+    )
+
+    async def run() -> str:
+        async with Endpoint(server, asked.sampling.drawing, key) as endpoint:
+            desk = Desk(journal, ledger, limits, asked.sampling.max_tokens, bar, stop, asked.seed)
+            asking = Asking(endpoint, desk)
+            await asking.all(missing)
+            return asking.ended
+
+    return asyncio.run(run())
+
+
+def _ledger(asked: Generation, journal: Journal) -> Ledger:
+    """The ledger of all runs so far. What was on the way when a run was killed may have been paid for, and counts."""
+    open_ = dict(journal.told.open)
+    if open_:
+        reason = "on the way when the process ended"
+        journal.put_now(*(lines.lost(name, cost, reason) for name, cost in open_.items()))
+        say(f"{len(open_):,} requests were on the way when the last run ended; they count as paid.")
+    cap = asked.spend.cap if asked.spend else None
+    return Ledger(asked.prices, cap, spent=journal.told.spent)
+
+
+def _say_begin(asked: Generation, found: Plan, told: Told, missing: Sequence[Wanted]) -> None:
+    double = f" ({found.double:,} stood there twice)" if found.double else ""
+    say(
+        f"generate {asked.name}: {found.prompts:,} prompts{double} x {asked.sampling.n}; "
+        f"{len(found.wanted) - len(missing):,} answered before, {len(missing):,} to ask."
+    )
+    ours = {one.asked.id for one in found.wanted}
+    if others := len(told.answers.keys() - ours):
+        say(
+            f"{others:,} answers in the journal are to other prompts or settings, and are left out."
+        )
+
+
+def _end(asked: Generation, here: results.Rows, ledger: Ledger, ended: str) -> str:
+    """What a run ends with; raised where something is left to do."""
+    answered = len(here.train) + len(here.held_out)
+    spent = f"; spent {ledger.spent:.4f}" if asked.prices else ""
+    if asked.spend:
+        spent += f" of {asked.spend.cap:g}"
+    counts = f"{answered:,} answered, {len(here.failed):,} failed, {here.left:,} left{spent}"
+    if ended == "stopped":
+        raise Interrupted(f"Stopped: {counts}. Every answer is kept; the same command goes on.")
+    if ended == "capped":
+        raise LimbeckError(
+            f"spend.cap is reached: {counts}. The next request's worst case does not fit; nothing more was sent. "
+            f"What there is stands in {asked.output}. Raise spend.cap and run the same command for the rest."
+        )
+    if ended:
+        raise LimbeckError(
+            f"{ended}. Nothing more was sent: {counts}. Mend it, and the same command goes on."
+        )
+    if not answered:
+        first = here.failed[0]["reason"] if here.failed else "nothing was wanted"
+        raise LimbeckError(f"No answer: {counts}. The first: {first}.")
+    again = (
+        f" Reasons are in {asked.output}/failed.jsonl; the same command tries again."
+        if here.failed
+        else ""
+    )
+    return f"{asked.output}: {counts}; {len(here.train):,} rows to train on, {len(here.held_out):,} held out.{again}"
+
+
+def estimate(asked: Generation, found: Plan, told: Told) -> str:
+    """What is left to ask, in tokens and money, and whether the cap suffices. Asks nobody."""
+    missing = [one for one in found.wanted if one.asked.id not in told.answers]
+    cap = asked.spend.cap if asked.spend else None
+    ledger = Ledger(asked.prices, cap, spent=told.spent + sum(told.open.values()))
+    likely = sum(one.prompt.likely_tokens for one in missing)
+    most = sum(one.prompt.most_tokens for one in missing)
+    out = len(missing) * asked.sampling.max_tokens
+    said = [
+        f"{asked.name}: {found.prompts:,} prompts x {asked.sampling.n} = {len(found.wanted):,} answers "
+        f"({found.double:,} prompts stood there twice)",
+        f"answered before: {len(found.wanted) - len(missing):,}; to ask: {len(missing):,}",
+        f"tokens: about {likely:,} in (at most {most:,}), at most {out:,} out",
+    ]
+    if asked.prices:
+        about, worst = ledger.cost(likely, out), ledger.cost(most, out)
+        said.append(
+            f"cost: about {about:.4f} if every answer is as long as it may be, at most {worst:.4f}"
+        )
+        said.append(f"spent so far: {ledger.spent:.4f}")
+        if cap is not None:
+            left = cap - ledger.spent
+            word = (
+                "suffices" if worst <= left else "suffices by the estimate, not by the worst case"
+                if about <= left else "does not suffice: the run will end before it is done"
+            )  # fmt: skip
+            said.append(f"spend.cap {cap:g}: {word}")
+    said.append("Nothing was asked.")
+    return "\n".join(said)
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Keeps a second process out. The lock stands beside the folder, whose every file is in its manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as reason:
+        raise LimbeckError(
+            f"{folder} is in use by another process. Wait for it, or give another output."
+        ) from reason
+    try:
+        yield
+    finally:
+        lock.release()

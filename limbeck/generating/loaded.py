@@ -1,0 +1,71 @@
+"""From YAML to a checked Generation: what of it does not go together is told before anybody is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import ValidationError
+
+from limbeck import loading
+from limbeck.errors import RecipeError
+from limbeck.generating.settings import Generation
+from limbeck.sampling.address import loopback
+from limbeck.sampling.shapes import SHAPES
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Generation:
+    """The generation of a file, with overrides."""
+    tree = loading.read_yaml(path)
+    for assignment in overrides:
+        loading.override(tree, assignment)
+    return build(tree, str(path))
+
+
+def build(tree: dict[str, Any], where: str = "recipe") -> Generation:
+    """A Generation of plain data."""
+    try:
+        found = Generation.model_validate(tree)
+    except ValidationError as reason:
+        raise loading.told(where, reason) from None
+    _check_server(found, where)
+    _check_money(found, where)
+    return found
+
+
+def dump(asked: Generation) -> str:
+    """The complete recipe as YAML."""
+    return yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _check_server(asked: Generation, where: str) -> None:
+    remote = asked.teacher.remote
+    if remote is None:
+        return
+    place = f"{where}: teacher.{asked.teacher.shape}"
+    if urlsplit(remote.url).scheme == "http" and not loopback(remote.url):
+        if not remote.plain_http:
+            raise RecipeError(
+                f"{place}.url: http to another machine shows prompts and key to the network; wanted https. "
+                "For a server without a key on a network that you trust, set plain_http: true."
+            )
+        if remote.key:
+            raise RecipeError(f"{place}.key: no key is sent over plain http to another machine.")
+    for name in remote.body:
+        if name in SHAPES[asked.teacher.shape].set:
+            raise RecipeError(
+                f"{place}.body: '{name}' is set by other keys of the recipe (sampling, prompts, model)."
+            )
+
+
+def _check_money(asked: Generation, where: str) -> None:
+    if asked.spend and not asked.prices:
+        raise RecipeError(f"{where}: spend.cap needs prices. Wanted: prices, too.")
+    remote = asked.teacher.remote
+    if remote and remote.key and not loopback(remote.url) and not asked.spend:
+        raise RecipeError(
+            f"{where}: {remote.url} may cost money, and nothing limits it. Wanted: prices, and spend.cap."
+        )

@@ -1,0 +1,1 @@
+"""Whoever can only speak: asked for text, over HTTP or in this process, and what came of it."""
