@@ -81,6 +81,7 @@ def test_help_names_every_command(limbeck):
         "show",
         "fetch",
         "record",
+        "generate",
         "train",
         "export",
         "evaluate",

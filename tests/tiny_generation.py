@@ -23,12 +23,21 @@ def prompts(place: Path, count: int) -> Path:
     return path
 
 
-def tree(place: Path, url: str, *, count: int = 12, shape: str = "openai", **changes) -> dict:
-    """The plain data of one. Waits between tries are short."""
+def tree(
+    place: Path,
+    url: str,
+    *,
+    count: int = 12,
+    shape: str = "openai",
+    whole=None,
+    whole_prompts=None,
+    **changes,
+) -> dict:
+    """The plain data of one, with changes merged in. whole, whole_prompts: in the place of teacher and prompts."""
     plain = {
         "name": "tiny",
-        "teacher": {shape: {"url": url, "model": "tiny"}},
-        "prompts": {"file": str(prompts(place, count))},
+        "teacher": whole or {shape: {"url": url, "model": "tiny"}},
+        "prompts": whole_prompts or {"file": str(prompts(place, count))},
         "sampling": {"max_tokens": 5},
         "limits": {"concurrency": 4, "first_wait": 0.001, "seconds_per_request": 5},
         "held_out": 0.3,

@@ -27,10 +27,9 @@ def test_a_killed_generation_goes_on_and_pays_twice_for_what_was_on_the_way_only
             prices=prices,
             spend={"cap": 5000},
         )
-        kills, attempts = 0, 0
+        kills = 0
         for _ in range(4):
             kills += killed(path, teacher, draw.uniform(0.0, 0.08))
-            attempts += 1
         assert kills == 4
         told = journal.read(tmp_path / "out/journal.jsonl")
         assert 0 < len(told.answers) < COUNT
@@ -48,7 +47,9 @@ def killed(path, teacher, seconds):
     """Starts one and kills it so long after its first request arrived."""
     before = len(teacher.bodies)
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, "generate", path], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", CODE, "generate", path],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     while len(teacher.bodies) == before and process.poll() is None:
         time.sleep(0.005)
