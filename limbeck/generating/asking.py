@@ -152,7 +152,7 @@ class Asking:
             while not desk.ledger.reserve(worst):
                 if self._over.is_set():
                     return None
-                if not desk.ledger.held:
+                if not desk.ledger.on_the_way:
                     self._state.reason = self._state.reason or "capped"
                     self._over.set()
                     self._settled.notify_all()

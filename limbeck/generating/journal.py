@@ -113,6 +113,7 @@ class Journal:
         files.sync_folder(path.parent)
         self._waiting: list[bytes] = []
         self._taken = self._written = 0
+        self._broken: LimbeckError | None = None
         self._turn = asyncio.Lock()
 
     def close(self) -> None:
@@ -126,6 +127,8 @@ class Journal:
         self._taken += 1
         mine = self._taken
         async with self._turn:
+            if self._broken is not None:
+                raise self._broken
             if self._written < mine:
                 pieces, self._waiting = self._waiting, []
                 await asyncio.to_thread(self._append, b"".join(pieces))
@@ -149,8 +152,9 @@ class Journal:
             # Half a line is no line: the next run finds the journal as it was.
             os.ftruncate(self._handle, self.told.size)
             os.lseek(self._handle, self.told.size, os.SEEK_SET)
-            raise LimbeckError(
+            self._broken = LimbeckError(
                 f"{self.path}: cannot be written ({reason.strerror}). What stands in it is kept; make room, and the "
                 "same command goes on."
-            ) from reason
+            )
+            raise self._broken from reason
         self.told.size += len(raw)

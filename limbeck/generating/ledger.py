@@ -12,12 +12,13 @@ _MILLION = 1_000_000
 
 @dataclass
 class Ledger:
-    """spent: what was settled, of earlier runs too. held: worst cases of what is on the way. cap: None for no limit."""
+    """spent: what was settled, of earlier runs too. held: worst cases of the requests on the way. cap: None for no limit."""
 
     prices: Prices | None
     cap: float | None
     spent: float = 0.0
     held: float = 0.0
+    on_the_way: int = 0
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """What so many tokens cost; 0 without prices."""
@@ -31,11 +32,14 @@ class Ledger:
         if self.cap is not None and self.spent + self.held + worst > self.cap:
             return False
         self.held += worst
+        self.on_the_way += 1
         return True
 
     def settle(self, worst: float, cost: float) -> None:
         """Puts what a request cost in the place of its worst case."""
-        self.held = max(0.0, self.held - worst)
+        self.on_the_way -= 1
+        # What sums of fractions leave over must not stay set aside.
+        self.held = max(0.0, self.held - worst) if self.on_the_way else 0.0
         self.spent += cost
 
     def of(self, answer: Answer, worst: float) -> float:

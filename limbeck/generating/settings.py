@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from limbeck.sampling.answers import Drawing
 from limbeck.spelling import Frozen
 
 CONTINUE = "Continue the following text. Write only what comes next, in the same style.\n\n{text}"
+
+_PLAIN = re.compile(r"[\x21-\x7e]+")
 
 
 class Remote(Frozen):
@@ -56,7 +59,13 @@ class Remote(Frozen):
             known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             raise ValueError(wrong) from None
-        if not known or "@" in parts.netloc or parts.query or parts.fragment:
+        if (
+            not known
+            or not _PLAIN.fullmatch(given)
+            or "@" in parts.netloc
+            or parts.query
+            or parts.fragment
+        ):
             raise ValueError(wrong)
         return given
 

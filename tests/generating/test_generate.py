@@ -1,6 +1,7 @@
 """Whole generations from a real server on loopback: every prompt is answered once or listed, and nothing is lost."""
 
 import collections
+import contextlib
 import email.utils
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import tiny_generation as tiny
@@ -17,6 +19,7 @@ from tiny_generation import CANARY
 
 from limbeck import cli, files
 from limbeck.data.layouts import example
+from limbeck.generating import command
 
 pytestmark = pytest.mark.usefixtures("handlers")
 PRICES = {"input_per_million": 1e6, "output_per_million": 1e6}
@@ -189,7 +192,7 @@ def test_a_key_is_in_no_file_line_error_or_command(tmp_path, shape):
         if prompt == "What is 2?" and n == 0:
             return "status 500"
         if prompt == "What is 3?":
-            seen.append(b"".join(p.read_bytes() for p in map(cmdline, children())))
+            seen.append(command_lines())
         return "say You sent KEY."
 
     code = "import sys, logging; logging.basicConfig(level=1); from limbeck import cli; cli.main()"
@@ -204,26 +207,20 @@ def test_a_key_is_in_no_file_line_error_or_command(tmp_path, shape):
     assert done.returncode == 0, done.stderr[-2000:]
     header = teacher.headers[0].get("Authorization") or teacher.headers[0]["x-api-key"]
     assert header.endswith(CANARY)
+    assert b"CANARY_KEY" in seen[0]
     assert b"[CANARY_KEY]" in tiny.everything(tmp_path)
     for place in (tiny.everything(tmp_path), done.stdout, done.stderr, *seen):
         assert CANARY.encode() not in place
         assert b"canary-7f" not in place
 
 
-def children():
-    return [name for name in os.listdir("/proc") if name.isdecimal()]
-
-
-class cmdline:  # noqa: N801
-    def __init__(self, process):
-        self.path = f"/proc/{process}/cmdline"
-
-    def read_bytes(self):
-        try:
-            with open(self.path, "rb") as stream:
-                return stream.read()
-        except OSError:
-            return b""
+def command_lines():
+    """The words of every process that can be seen."""
+    found = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes()
+    return found
 
 
 def test_a_redirect_to_another_origin_is_refused_and_nothing_more_is_sent(tmp_path, monkeypatch):
@@ -284,15 +281,9 @@ def test_a_stop_waits_for_what_is_on_the_way(tmp_path, monkeypatch, capsys):
 
 
 def test_a_second_process_is_kept_out(tmp_path):
-    with tiny_server.serving(delay=0.3) as teacher:
-        path = tiny.written(tmp_path, teacher.url, count=4)
-        other = threading.Timer(0.1, lambda: said.append(tiny.refused(path)))
-        said = []
-        from limbeck.generating import command
-
-        with command._owned(tmp_path / "out"):
-            other.run()
-    assert "in use by another process" in said[0]
+    with tiny_server.serving() as teacher, command._owned(tmp_path / "out"):
+        said = tiny.refused(tiny.written(tmp_path, teacher.url))
+    assert "in use by another process" in said
     assert not teacher.bodies
 
 

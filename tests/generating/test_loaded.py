@@ -1,5 +1,8 @@
 """A generation that cannot be is refused with its path, and a key that stands in a recipe is not repeated."""
 
+import re
+from pathlib import Path
+
 import pytest
 import tiny_generation as tiny
 from tiny_generation import CANARY
@@ -58,3 +61,11 @@ def test_a_key_in_a_recipe_is_refused_and_not_repeated(tmp_path, remote):
 def test_a_dumped_generation_is_the_same(tmp_path):
     asked = loaded.build(tiny.tree(tmp_path, "http://127.0.0.1:1/v1"))
     assert loaded.build(loading.parse_yaml(loaded.dump(asked), "x")) == asked
+
+
+def test_the_recipes_on_the_page_load():
+    page = Path(__file__).parents[2] / "docs/generate.md"
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    for block in blocks:
+        loaded.build(loading.parse_yaml(block, "docs/generate.md"))
+    assert blocks
