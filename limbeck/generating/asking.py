@@ -147,9 +147,8 @@ class Asking:
     async def _reserved(self, one: Wanted) -> float | None:
         """The worst case of a request, once it is under the cap, has its turn and stands in the journal; or None."""
         read, desk = one.prompt.most_tokens, self._desk
-        worst = desk.ledger.cost(read, desk.max_tokens)
         async with self._settled:
-            while not desk.ledger.reserve(worst):
+            while not desk.ledger.reserve(worst := desk.ledger.worst(read, desk.max_tokens)):
                 if self._over.is_set():
                     return None
                 if not desk.ledger.on_the_way:
@@ -168,6 +167,7 @@ class Asking:
     async def _settle(self, one: Wanted, found: Answer | Failure, worst: float) -> None:
         """Writes down what came of a request, and lets its worst case go."""
         if isinstance(found, Answer):
+            self._desk.ledger.learn(found, one.prompt.most_tokens)
             cost = self._desk.ledger.of(found, worst)
             line = lines.answered(one.asked.id, cost, found)
         else:

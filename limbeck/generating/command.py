@@ -53,7 +53,7 @@ def _carried_out(
     journal = Journal(folder / JOURNAL, told, key)
     ended = ""
     try:
-        ledger = _ledger(asked, journal)
+        ledger = _ledger(asked, found, journal)
         _say_begin(asked, found, told, missing)
         if missing:
             with progress(
@@ -107,15 +107,19 @@ def _asked(
     return asyncio.run(run())
 
 
-def _ledger(asked: Generation, journal: Journal) -> Ledger:
-    """The ledger of all runs so far. What was on the way when a run was killed may have been paid for, and counts."""
+def _ledger(asked: Generation, found: Plan, journal: Journal) -> Ledger:
+    """The ledger of all runs so far, and what they taught. What was on the way when a run was killed may have been paid for, and counts."""
     open_ = dict(journal.told.open)
     if open_:
         reason = "on the way when the process ended"
         journal.put_now(*(lines.lost(name, cost, reason) for name, cost in open_.items()))
         say(f"{len(open_):,} requests were on the way when the last run ended; they count as paid.")
     cap = asked.spend.cap if asked.spend else None
-    return Ledger(asked.prices, cap, spent=journal.told.spent)
+    ledger = Ledger(asked.prices, cap, spent=journal.told.spent)
+    for one in found.wanted:
+        if answer := journal.told.answers.get(one.asked.id):
+            ledger.learn(answer, one.prompt.most_tokens)
+    return ledger
 
 
 def _say_begin(asked: Generation, found: Plan, told: Told, missing: Sequence[Wanted]) -> None:

@@ -12,13 +12,17 @@ _MILLION = 1_000_000
 
 @dataclass
 class Ledger:
-    """spent: what was settled, of earlier runs too. held: worst cases of the requests on the way. cap: None for no limit."""
+    """spent: what was settled, of earlier runs too. held: worst cases of the requests on the way. cap: None for no limit.
+
+    beyond: tokens that the server counted beside a prompt, at most, and that ours does not show.
+    """
 
     prices: Prices | None
     cap: float | None
     spent: float = 0.0
     held: float = 0.0
     on_the_way: int = 0
+    beyond: int = 0
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """What so many tokens cost; 0 without prices."""
@@ -26,6 +30,14 @@ class Ledger:
             return 0.0
         whole = tokens_in * self.prices.input_per_million
         return (whole + tokens_out * self.prices.output_per_million) / _MILLION
+
+    def worst(self, tokens_in: int, tokens_out: int) -> float:
+        """The most that a request may cost, if the server writes no more around a prompt than it has so far."""
+        return self.cost(tokens_in + self.beyond, tokens_out)
+
+    def learn(self, answer: Answer, tokens_in: int) -> None:
+        """Takes note of a server that read more than a prompt of at most tokens_in has."""
+        self.beyond = max(self.beyond, (answer.tokens_in or 0) - tokens_in)
 
     def reserve(self, worst: float) -> bool:
         """Sets the worst case aside, if it fits under the cap together with all that is on the way."""

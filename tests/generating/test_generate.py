@@ -180,6 +180,20 @@ def test_spend_is_never_above_the_cap_as_the_server_counts(tmp_path, fault):
     assert len(tiny.answers(tmp_path)) == 40
 
 
+def test_a_server_that_adds_a_prompt_of_its_own_is_over_the_cap_by_its_first_answers_alone(
+    tmp_path,
+):
+    # It reads 500 tokens more than the prompts have, which two requests at a time find out at once.
+    with tiny_server.serving(tokens=(583, 5)) as teacher:
+        told = {"prices": PRICES, "limits": {"concurrency": 2}, "count": 40}
+        path = tiny.written(tmp_path, teacher.url, spend={"cap": 200}, **told)
+        tiny.refused(path)
+        assert sum(teacher.asked.values()) == 2
+        cap = 8 * 588 + 10
+        tiny.refused(path, f"spend.cap={cap}")
+        assert cap - 700 < teacher.tokens_in + teacher.tokens_out <= cap
+
+
 def test_a_dry_run_tells_the_cost_and_asks_nobody(tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with tiny_server.serving() as teacher:
