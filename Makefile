@@ -79,9 +79,10 @@ plain-text: $(STAMP)
 	@test -d ../shared/data/text || { echo "The plain texts in ../shared/data/text are read; they are not there." >&2; exit 1; }
 	$(BIN)/limbeck fetch smollm2
 
-bench-clone: plain-text ## Low-rank clones beside students of their size, and a clone's step: 22 runs, hours; goes on where it stopped
+bench-clone: plain-text ## Low-rank clones beside students of their size, without each term, and a clone's step: 24 runs, hours; goes on where it stopped
 	$(BIN)/python benchmarks/clone_step.py
 	$(BIN)/python benchmarks/clone.py
+	$(BIN)/python benchmarks/clone.py --termwise
 	$(BIN)/python benchmarks/page.py
 
 bench-hybrid: plain-text ## Hybrids by mixer, kept attentions and stages, and a step of each stage: 10 runs, hours; goes on where it stopped

@@ -119,6 +119,11 @@ def arms_of(
     return found | {f"clone without {name}": (clone(), whole, (name,)) for name in CLONE}
 
 
+# Arms that differ in their terms alone, at fewer tokens than the others.
+TERMWISE = ["clone", "clone without its terms", *(f"clone without {name}" for name in CLONE)]
+TERMWISE_TOKENS = 49_152
+
+
 def scratch(options: argparse.Namespace) -> dict[str, Any]:
     """The architecture of the clone, to be made with random weights."""
     told = json.loads((Path(options.teacher) / "config.json").read_text())
@@ -196,21 +201,32 @@ def asked() -> argparse.Namespace:
     parser.add_argument(
         "--learning-rate", type=float, help="in the place of the one for the kind of student"
     )
+    parser.add_argument(
+        "--termwise", action="store_true", help="without each of the clone terms, at fewer tokens"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     options = asked()
+    if options.termwise:
+        options.tokens, options.work = TERMWISE_TOKENS, f"{options.work}-terms"
     if options.quick:
         options.tokens, options.rows, options.work = ROWS * LENGTH, 2, f"{options.work}-quick"
     settings = (
         f"{options.tokens:,} tokens in rows of {LENGTH}, {options.rows} held-out rows, learning "
     )
     settings += f"rate {options.learning_rate}" if options.learning_rate else f"rates {RATES}"
-    names = options.arms or list(arms_of(options))
+    names = options.arms or (
+        TERMWISE
+        if options.termwise
+        else [arm for arm in arms_of(options) if arm not in TERMWISE[2:]]
+    )
     plan = [(arm, seed) for seed in range(3) for arm in names if seed < SEEDS.get(arm, 1)]
+    if options.termwise:
+        plan = [(arm, 0) for arm in names]
     arms.carried_out(
-        "clone",
+        "clone_terms" if options.termwise else "clone",
         plan[:1] if options.quick else plan,
         lambda arm, seed: recipe(options, arm, seed),
         settings=settings,

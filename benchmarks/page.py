@@ -38,6 +38,7 @@ TITLES = {
     "startup": "B11. Until a command answers",
     "decode": "Reading and writing, attention beside a hybrid",
     "clone": "A low-rank clone beside other students of its size",
+    "clone_terms": "The same clone without each of its terms",
     "clone_step": "A clone's step beside a plain one",
     "hybrid": "Hybrids: mixers, kept attentions, stages",
     "mohawk_step": "A step of each MOHAWK stage",
