@@ -21,7 +21,7 @@ FLOORS = (
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "report", "recording", "storing", "featuring", "keeping", "planning", "exporting", "folder", "provenance",
+    ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "exporting", "folder", "provenance",
      "verifying", "fetching", "converting"),
     ("loading", "fitting", "assembly", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
      "launching", "generating"),

@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 
 from limbeck import files
 from limbeck.errors import Interrupted, LimbeckError
+from limbeck.generating import filtering, loaded, results
 from limbeck.generating import journal as lines
-from limbeck.generating import loaded, results
 from limbeck.generating.journal import Journal, Told
 from limbeck.generating.ledger import Ledger
 from limbeck.generating.prompts import Plan, Wanted, plan
@@ -27,6 +27,7 @@ JOURNAL = "journal.jsonl"
 def generate(path: Path, overrides: Sequence[str], *, dry_run: bool) -> str:
     """Carries a generation out, or goes on with it; what it ends with, in words."""
     asked = loaded.load(path, overrides)
+    filters = filtering.ready(asked, str(path))
     folder = Path(asked.output)
     if dry_run:
         told = lines.read(folder / JOURNAL)
@@ -39,11 +40,17 @@ def generate(path: Path, overrides: Sequence[str], *, dry_run: bool) -> str:
         told = lines.read(folder / JOURNAL)
         if told.torn:
             say(f"{JOURNAL}: its last line was torn ({told.torn:,} bytes) and is cut off.")
-        return _carried_out(asked, found, told, key, stop)
+        return _carried_out(asked, found, told, key, stop, filters=filters)
 
 
 def _carried_out(
-    asked: Generation, found: Plan, told: Told, key: Secret, stop: Callable[[], bool]
+    asked: Generation,
+    found: Plan,
+    told: Told,
+    key: Secret,
+    stop: Callable[[], bool],
+    *,
+    filters: Sequence[tuple[str, filtering.Filter]],
 ) -> str:
     folder = Path(asked.output)
     missing = [one for one in found.wanted if one.asked.id not in told.answers]
@@ -62,7 +69,7 @@ def _carried_out(
                 ended = _asked(asked, missing, (journal, ledger, key), bar, stop)
     finally:
         journal.close()
-    here = results.rows(asked, found, told)
+    here = results.rows(asked, found, told, () if ended == "stopped" else filters)
     if ended != "stopped":
         results.write(folder, asked, here, ledger, key)
     return _end(asked, here, ledger, ended)
@@ -137,7 +144,8 @@ def _say_begin(asked: Generation, found: Plan, told: Told, missing: Sequence[Wan
 
 def _end(asked: Generation, here: results.Rows, ledger: Ledger, ended: str) -> str:
     """What a run ends with; raised where something is left to do."""
-    answered = len(here.train) + len(here.held_out)
+    left_out = len(here.filtered)
+    answered = len(here.train) + len(here.held_out) + left_out
     spent = f"; spent {ledger.spent:.4f}" if asked.prices else ""
     if asked.spend:
         spent += f" of {asked.spend.cap:g}"
@@ -161,7 +169,8 @@ def _end(asked: Generation, here: results.Rows, ledger: Ledger, ended: str) -> s
         if here.failed
         else ""
     )
-    return f"{asked.output}: {counts}; {len(here.train):,} rows to train on, {len(here.held_out):,} held out.{again}"
+    out = f", {left_out:,} left out by filters (filtered.jsonl)" if left_out else ""
+    return f"{asked.output}: {counts}; {len(here.train):,} rows to train on, {len(here.held_out):,} held out{out}.{again}"
 
 
 def estimate(asked: Generation, found: Plan, told: Told) -> str:

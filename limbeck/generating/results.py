@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from limbeck import files
 from limbeck.data.sieve import unusable
+from limbeck.generating.filtering import Filter, filtered
 from limbeck.generating.journal import Told
 from limbeck.generating.ledger import Ledger
 from limbeck.generating.loaded import dump
@@ -27,11 +28,13 @@ _CLOSED = re.compile(r"\A(?:(?!<think>).)*?</think>", re.DOTALL)
 
 @dataclass
 class Rows:
-    """What became of all that is wanted. left: what was neither answered nor failed."""
+    """What became of all that is wanted. counts: how many each filter left out. left: what was neither answered nor failed."""
 
     train: list[dict[str, Any]] = field(default_factory=list)
     held_out: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
+    filtered: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
     left: int = 0
 
 
@@ -49,9 +52,11 @@ def said(answer: Answer, reasoning: str) -> str:
     return _CLOSED.sub("", text, count=1).strip()
 
 
-def rows(asked: Generation, plan: Plan, told: Told) -> Rows:
-    """Every answer as a row, in the order of the plan."""
-    found = Rows()
+def rows(
+    asked: Generation, plan: Plan, told: Told, filters: Sequence[tuple[str, Filter]] = ()
+) -> Rows:
+    """Every answer as a row, in the order of the plan, but those that filters leave out."""
+    found, fit = Rows(), list[dict[str, Any]]()
     for one in plan.wanted:
         answer = told.answers.get(one.asked.id)
         if answer is None:
@@ -65,8 +70,11 @@ def rows(asked: Generation, plan: Plan, told: Told) -> Rows:
         if reason := _unfit(text, answer):
             found.failed.append(_failed(one, reason) | {"answered": True})
         else:
-            side = held_out(one.prompt.text, asked.held_out)
-            (found.held_out if side else found.train).append(_row(asked, one, answer, text))
+            fit.append(_row(asked, one, answer, text))
+    kept, found.filtered, found.counts = filtered(fit, filters)
+    for row in kept:
+        side = held_out(row["prompt"], asked.held_out)
+        (found.held_out if side else found.train).append(row)
     return found
 
 
@@ -104,7 +112,7 @@ def _row(asked: Generation, one: Wanted, answer: Answer, text: str) -> dict[str,
 
 def write(folder: Path, asked: Generation, found: Rows, ledger: Ledger, key: Secret) -> None:
     """Writes the rows, each file whole, and the manifest last: a folder without one is not finished."""
-    for name in ("train", "held_out", "failed"):
+    for name in ("train", "held_out", "failed", "filtered"):
         encoded = b"".join(_lines(getattr(found, name), key))
         files.write_bytes(folder / f"{name}.jsonl", encoded)
     files.write_bytes(folder / "recipe.yaml", key.hide(dump(asked)).encode())
@@ -114,6 +122,7 @@ def write(folder: Path, asked: Generation, found: Rows, ledger: Ledger, key: Sec
         "teacher": asked.teacher.model,
         "rows": {"train": len(found.train), "held_out": len(found.held_out)},
         "failed": len(found.failed),
+        "filtered": found.counts,
         "left": found.left,
         "spent": ledger.spent,
         "versions": versions(("limbeck", "httpx2")),

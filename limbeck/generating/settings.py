@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from limbeck.sampling import secret
 from limbeck.sampling.answers import Drawing
-from limbeck.spelling import Frozen
+from limbeck.spelling import Frozen, Part
 
 CONTINUE = "Continue the following text. Write only what comes next, in the same style.\n\n{text}"
 
@@ -205,5 +205,8 @@ class Generation(Frozen):
     limits: Limits = Limits()
     prices: Prices | None = None
     spend: Spend | None = None
+    filters: tuple[Part, ...] = Field(
+        default=(), description="what leaves answers out, in order; see `limbeck list filters`"
+    )
     held_out: float = Field(default=0.05, ge=0, lt=1, description="share of the prompts")
     output: str = Field(min_length=1, description="the folder to write")
