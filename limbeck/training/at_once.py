@@ -31,7 +31,7 @@ def summed(
     freed at once. Limbeck's own objectives are compiled where they are wide, with their slopes, in one pass or two over both
     sides: eagerly there are twenty. LIMBECK_EAGER=1 has all of it eagerly.
     """
-    return cast(Tensor, cast(Any, _AtOnce.apply)(mine, theirs, function, rows, weights))
+    return cast(Tensor, cast(Any, _AtOnce.apply)(mine, theirs, function, (rows, weights)))
 
 
 def weighed(values: Tensor, weights: Tensor) -> Tensor:
@@ -42,13 +42,13 @@ def weighed(values: Tensor, weights: Tensor) -> Tensor:
 class _AtOnce(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, mine: Tensor, theirs: Tensor, function: Objective, rows: Rows, weights: Tensor
+        ctx: Any, mine: Tensor, theirs: Tensor, function: Objective, told: tuple[Rows, Tensor]
     ) -> Tensor:
         sides = mine.detach(), theirs.detach()
         asked = tuple(number for number in (0, 1) if ctx.needs_input_grad[number])
         if not asked:
-            return weighed(function(*sides, rows), weights)
-        slopes, found = _sloped(function, asked, sides)(*sides, rows, weights)
+            return weighed(function(*sides, told[0]), told[1])
+        slopes, found = _sloped(function, asked, sides)(*sides, *told)
         given = dict(zip(asked, slopes, strict=True))
         ctx.save_for_backward(given.get(0), given.get(1))
         return found.detach()
@@ -57,7 +57,7 @@ class _AtOnce(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if one is None else one * upstream.to(one) for one in ctx.saved_tensors]
-        return *scaled, None, None, None
+        return *scaled, None, None
 
 
 def _sloped(function: Objective, asked: tuple[int, ...], sides: tuple[Tensor, Tensor]) -> Sloped:
@@ -75,13 +75,9 @@ def _sloped(function: Objective, asked: tuple[int, ...], sides: tuple[Tensor, Te
 
 
 def _eagerly(
-    function: Objective,
-    asked: tuple[int, ...],
-    mine: Tensor,
-    theirs: Tensor,
-    rows: Rows,
-    weights: Tensor,
+    function: Objective, asked: tuple[int, ...], *told: Any
 ) -> tuple[tuple[Tensor | None, ...], Tensor]:
+    mine, theirs, rows, weights = told
     with torch.enable_grad():
         sides = [one.detach() for one in (mine, theirs)]
         leaves = [sides[number].requires_grad_() for number in asked]
