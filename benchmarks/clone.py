@@ -121,7 +121,7 @@ def arms_of(
 
 # Arms that differ in their terms alone, at fewer tokens than the others.
 TERMWISE = ["clone", "clone without its terms", *(f"clone without {name}" for name in CLONE)]
-TERMWISE_TOKENS = 49_152
+TERMWISE_TOKENS = 32_768
 
 
 def scratch(options: argparse.Namespace) -> dict[str, Any]:

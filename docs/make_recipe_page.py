@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -42,9 +42,25 @@ which modules of student and teacher it compares. A **budget** is a number of to
 """
 
 
+_SIGNS = {"Gt": ("gt", "> "), "Ge": ("ge", ">= "), "Lt": ("lt", "< "), "Le": ("le", "<= ")}
+
+
+def _limits(told: Any) -> list[str]:
+    """The limits of numbers that a Field tells."""
+    found = []
+    for each in getattr(told, "metadata", ()):
+        if type(each).__name__ in _SIGNS:
+            key, sign = _SIGNS[type(each).__name__]
+            found.append(f"{sign}{getattr(each, key)}")
+    return found
+
+
 def kind(annotation: Any) -> str:
     """A type in the words of a YAML file."""
     origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        limits = ", ".join(limit for each in inside[1:] for limit in _limits(each))
+        return kind(inside[0]) + (f" ({limits})" if limits else "")
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inside)
     if origin in (Union, types.UnionType):

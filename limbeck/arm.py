@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from limbeck import assembly, linking, recorded
+from limbeck import assembly, linking, prints, recorded
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.folder import Folder
@@ -174,6 +174,9 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     if world.first:
         learns, every = counts(student, trained)
         say(f"{arm.title}: stage {stage.name} trains {learns:,} of {every:,} parameters.")
+    if begins_at is not None and begins_at == _told_checkpoint(arm):
+        whole = {f"student.{name}" for name, _ in student.named_parameters()}
+        prints.check_checkpoint(begins_at, recipe, whole)
     full = kept | (checkpoint.names(begins_at) if begins_at else set())
     still = frozen.settled(step, full, arm.base.dtype, teacher, world)
     step.to(world.device)
@@ -240,6 +243,7 @@ def _saver(
     folder, keep = arm.checkpoints(index), arm.recipe.checkpoints
     judges = assembly.held_out(arm.base) if keep.keep_best else None
     rows = _judging_rows(arm, judges) if judges else range(0)
+    made_of = prints.made_of(arm.recipe) if arm.world.first else {}
 
     def save(number: int, tokens: int) -> None:
         state = {
@@ -249,6 +253,7 @@ def _saver(
             "score": heldout.loss(step, judges, rows, arm.world) if judges else None,
             "seed": arm.recipe.seed,
             "threads": torch.get_num_threads(),
+            prints.MADE_OF: made_of,
         }
         target = folder / f"{number:06d}"
         checkpoint.save(target, step, adam, state, kept=kept, world=arm.world)

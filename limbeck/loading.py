@@ -195,7 +195,9 @@ def checked(
 def _typed(value: Any, parameter: inspect.Parameter, where: str) -> Any:
     if isinstance(value, Ramp):
         if parameter.annotation is not float:
-            raise RecipeError(f"{where}: a ramp needs a number that may be a fraction.")
+            raise RecipeError(
+                f"{where}: takes no ramp; wanted one number. What may be a fraction and has no limits takes one."
+            )
         return value
     if parameter.annotation is inspect.Parameter.empty or isinstance(value, BaseModel):
         return value

@@ -21,7 +21,7 @@ from limbeck import (
     judging,
     linking,
     loading,
-    provenance,
+    prints,
     recorded,
     recording,
 )
@@ -29,7 +29,6 @@ from limbeck.arm import Arm, finished, train, trained_student
 from limbeck.assembly import Ground
 from limbeck.errors import Interrupted, LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
-from limbeck.models import load
 from limbeck.planning import Several
 from limbeck.progress import say
 from limbeck.recipe import Recipe
@@ -55,7 +54,7 @@ def carry_out(recipe: Recipe) -> None:
         for each, folder in runs:
             stack.enter_context(owned(folder.path))
             folder.begin(loading.dump(each.recipe), _identity)
-            _write_provenance(each, folder)
+            prints.write(each, folder)
         _train_all(recipe, runs, world, stop)
         if world.size > 1:
             dist.destroy_process_group()
@@ -232,33 +231,13 @@ def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
         say(f"{arm.title}: reloaded in a fresh process, logits differ by {difference:.2e} at most.")
 
 
-def _write_provenance(base: Ground, folder: Folder) -> None:
-    teacher = assembly.teacher_model(base.recipe)
-    student = assembly.model_of(base.recipe.student)
-    prints = {
-        "teacher": load.fingerprint(teacher.name, teacher.revision) if teacher else None,
-        "student": load.fingerprint(student.name, student.revision) if student else None,
-        "tokenizer": base.tokenizer_print,
-        "text": [assembly.stage_source(base, stage).identity for stage in base.recipe.stages],
-        "dtype": str(base.dtype),
-    }
-    path = folder.path / "provenance.json"
-    if not path.is_file():
-        files.write_json(path, provenance.of_run(base.recipe, vocab=base.vocab, prints=prints))
-    before = files.read_json(path)["prints"]
-    for name, value in prints.items():
-        if before[name] != value:
-            raise LimbeckError(
-                f"{folder.path} was begun with {name} {before[name]}, now it is {value}: another run. "
-                "Give this one another name (name=…), or bring back what was changed."
-            )
-
-
 def _opened(path: Path) -> tuple[Ground, Folder]:
     folder = Folder(path)
     if not folder.recipe.is_file():
         raise LimbeckError(f"{path} is no run: it has no recipe.yaml.")
-    return _begun(fitting.check(loading.load(folder.recipe)))[0], folder
+    base = _begun(fitting.check(loading.load(folder.recipe)))[0]
+    prints.check_models(base, folder)
+    return base, folder
 
 
 def export_again(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -16,94 +15,17 @@ from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.models import load, narrowing, place, quantised
-from limbeck.recipe import Recipe, Stage
+from limbeck.estimating import GIGA, count, estimate, lent
+from limbeck.models import load, place, quantised
+from limbeck.recipe import Recipe
 from limbeck.training.links import Tied
 from limbeck.training.trained import trainable
 
-GIGA = 1e9
-# Tensors of a block that are kept for the backward pass, in widths and MLP widths per token: inputs of the
-# two norms, q, k, v, attention's output, the residuals; gate, up, their product and its input.
-_WIDTHS, _MLP_WIDTHS = 10, 4
-# Copies of a chunk of logits that live at one time: raw, log-softmax of both sides, their difference, the slope.
-_LOGIT_COPIES = 6
-_CHUNK = 256
 # Bytes a token on WikiText-2 (docs/threshold-sampling.md, docs/results.md).
 _MEASURED = {
     "sample": " (at threshold 1/50 48 to 57 were measured; a flatter teacher takes more)",
     "rs": " (of 50 draws 68 were measured; a flatter teacher takes more)",
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Peak gigabytes on one device, by cause. An estimate from sizes, not a measurement."""
-
-    parameters: float
-    gradients: float
-    optimizer: float
-    teacher: float
-    activations: float
-    features: float
-    head: float
-
-    @property
-    def total(self) -> float:
-        """All causes together."""
-        return float(sum(vars(self).values()))
-
-
-def _count(model: PreTrainedModel, names: set[str] | None = None) -> int:
-    packed = quantised.held(model)[0] if names is None else 0
-    plain = [p for name, p in model.named_parameters() if names is None or name in names]
-    total: int = packed + sum(p.numel() for p in plain)
-    return total
-
-
-def _lent(student: PreTrainedModel, recipe: Recipe) -> int:
-    """Parameters of a clone that are its live teacher's own memory, with one rank."""
-    live = recipe.teacher is not None and recipe.teacher.name == "live"
-    return narrowing.teachers_own(student) if live else 0
-
-
-def estimate(
-    student: PreTrainedModel,
-    trained: int,
-    teacher: int,
-    stage: Stage,
-    recipe: Recipe,
-    bytes_each: int,
-    *,
-    maps: int = 0,
-    taps: int = 0,
-) -> Estimate:
-    """Peak memory of a stage on one device with one rank; more ranks divide the first three, but for what is quantised.
-
-    trained: parameters of the student that are; maps: those of the projectors, which all are. taps: numbers a token of
-    both sides' features that terms compare.
-    """
-    sizes: Any = student.config
-    length = int(stage.source.options.get("length", 0))
-    tokens = stage.micro_rows * length
-    inner = getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size
-    per_block = _WIDTHS * sizes.hidden_size + _MLP_WIDTHS * inner
-    blocks = 2 if recipe.compute.activation_checkpointing else sizes.num_hidden_layers
-    packed, size = quantised.held(student)
-    still = _count(student) - packed - trained - _lent(student, recipe)
-    return Estimate(
-        # Masters and the copy that is computed with; what is frozen has no master, what is quantised neither.
-        parameters=((trained + maps) * (4 + bytes_each) + still * bytes_each + size) / GIGA,
-        gradients=(trained + maps) * (4 + bytes_each) / GIGA,
-        optimizer=(trained + maps) * 8 / GIGA,
-        teacher=teacher * bytes_each / GIGA,
-        activations=tokens * blocks * per_block * bytes_each / GIGA,
-        features=tokens * taps * bytes_each / GIGA,
-        head=(
-            (recipe.compute.chunk or _CHUNK) * sizes.vocab_size * 4 * _LOGIT_COPIES
-            + sizes.vocab_size * sizes.hidden_size * 4
-        )
-        / GIGA,
-    )
 
 
 def show(recipe: Recipe) -> None:
@@ -131,13 +53,13 @@ def _plan(console: Console, recipe: Recipe) -> None:
     table = Table(title=f"{recipe.name}: the plan", show_header=False)
     table.add_row("device, dtype", f"{device}, {str(dtype).removeprefix('torch.')}")
     if teacher is not None and model is not None:
-        table.add_row("teacher", f"{model.name}: {_count(teacher):,} parameters")
-    table.add_row("student", f"{_count(student):,} parameters")
-    deployed = _count(assembly.finisher(recipe)(assembly.student_on_meta(recipe)))
-    if deployed != _count(student):
+        table.add_row("teacher", f"{model.name}: {count(teacher):,} parameters")
+    table.add_row("student", f"{count(student):,} parameters")
+    deployed = count(assembly.finisher(recipe)(assembly.student_on_meta(recipe)))
+    if deployed != count(student):
         table.add_row("  deployed", f"{deployed:,} parameters")
-    if lent := _lent(student, recipe):
-        table.add_row("  the teacher's own", f"{lent:,} parameters, held once with one rank")
+    if shared := lent(student, recipe):
+        table.add_row("  the teacher's own", f"{shared:,} parameters, held once with one rank")
     packed, size = quantised.held(student)
     if packed:
         spared = (packed * dtype.itemsize - size) / GIGA
@@ -147,7 +69,7 @@ def _plan(console: Console, recipe: Recipe) -> None:
         table.add_row("  attention", kept)
     for index in range(len(recipe.stages)):
         _add_stage(
-            table, recipe, index, student, _count(held) if held is not None else 0, dtype.itemsize
+            table, recipe, index, student, count(held) if held is not None else 0, dtype.itemsize
         )
     for line in _writes(recipe):
         table.add_row("writes", line)
@@ -176,7 +98,7 @@ def _add_stage(
     stage = recipe.stages[index]
     if stage.merged:
         student = assembly.student_on_meta(recipe, stage)
-    trained = _count(student, trainable(student, stage))
+    trained = count(student, trainable(student, stage))
     length = stage.source.options.get("length")
     if not isinstance(length, int):
         raise RecipeError(
@@ -197,7 +119,7 @@ def _add_stage(
             table.add_row(f"  {title}", line)
     beside = f", and {maps:,} of projectors" if maps else ""
     table.add_row(
-        "  trained / frozen", f"{trained:,} / {_count(student) - trained:,} parameters{beside}"
+        "  trained / frozen", f"{trained:,} / {count(student) - trained:,} parameters{beside}"
     )
     table.add_row(
         "  tokens", f"{steps * per_step:,} in {steps:,} steps of {per_step:,}, x {arms} arms"

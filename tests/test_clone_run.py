@@ -157,6 +157,13 @@ def test_a_plan_tells_what_is_deployed_and_what_is_shared(place, capsys, monkeyp
     assert f"deployed │ {deployed:,} parameters" in told
     assert "layers.0.mlp.down_proj.inner (32) = layers.0.mlp.down_proj (32)" in told
     assert "through the student's projection, which learns from both sides" in told
+    assert "held once with one rank" in told
+    other = {"live": {"model": str(place / "teacher"), "dtype": "bfloat16"}}
+    showing.show(asked(place, "planned", teacher=other))
+    assert "held once with one rank" not in capsys.readouterr().out
+    for eps in (0.0, -1.0, float("nan")):
+        with pytest.raises(RecipeError, match="rms_norm_eps"):
+            showing.show(asked(place, "planned", student=CLONE | {"rms_norm_eps": eps}))
 
 
 @pytest.mark.parametrize(

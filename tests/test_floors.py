@@ -12,6 +12,7 @@ import pytest
 
 import limbeck
 from limbeck import fitting, loading, names
+from limbeck.generating import loaded
 
 HERE = Path(__file__).parents[1]
 PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
@@ -21,9 +22,9 @@ FLOORS = (
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "exporting", "folder", "provenance",
+    ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance",
      "verifying", "fetching", "converting"),
-    ("loading", "fitting", "assembly", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
+    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
      "launching", "generating"),
     ("cli", "__main__"),
 )  # fmt: skip
@@ -112,10 +113,19 @@ def title(path):
     return "-".join(path.relative_to(HERE / "recipes").with_suffix("").parts)
 
 
-@pytest.mark.parametrize("path", sorted(HERE.glob("recipes/**/*.yaml")), ids=title)
+RECIPES = sorted(HERE.glob("recipes/**/*.yaml"))
+OF_TEXT = [path for path in RECIPES if path.parent.name == "generate"]
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path not in OF_TEXT], ids=title)
 def test_every_recipe_loads(path):
     found = fitting.check(loading.load(path))
     assert found.name == title(path)
+
+
+@pytest.mark.parametrize("path", OF_TEXT, ids=title)
+def test_every_generation_loads(path):
+    assert f"generate-{loaded.load(path).name}" == title(path)
 
 
 def reachable(name):

@@ -129,20 +129,20 @@ def _rows(path: str, system: str | None) -> Iterator[Prompt]:
 
 
 def filled(template: Template, seed: int, system: str | None) -> Iterator[Prompt]:
-    """Combinations of the slots' values, drawn without putting back."""
-    names = list(template.slots)
-    used = {name for name in _SLOT.findall(template.text) if name}
-    for name in sorted(used - set(names)):
-        raise RecipeError(
-            f"prompts.template.text: no slot '{name}'.{suggestion(name, names)} A brace is written twice: {{{{."
-        )
-    for name in names:
-        if name not in used or name in _LEFT_OUT or not template.slots[name]:
+    """Combinations of the slots' values, drawn without putting back. A text is combined with the slots that stand in it alone."""
+    texts = template.text if isinstance(template.text, dict) else {"": template.text}
+    used = {category: _slots(text, template) for category, text in texts.items()}
+    for name in template.slots:
+        stands = any(name in names for names in used.values())
+        if not stands or name in (*_LEFT_OUT, "category") or not template.slots[name]:
             raise RecipeError(
                 f"prompts.template.slots: '{name}' has no value, does not stand in the text, or is a name that rows need."
             )
-    sizes = [len(template.slots[name]) for name in names]
-    total = prod(sizes)
+    sizes = {
+        category: prod(len(template.slots[name]) for name in names)
+        for category, names in used.items()
+    }
+    total = sum(sizes.values())
     count = total if template.count is None else template.count
     if count > total:
         raise RecipeError(
@@ -150,11 +150,33 @@ def filled(template: Template, seed: int, system: str | None) -> Iterator[Prompt
             "raise sampling.n for more answers to each."
         )
     for number in random.Random(seed).sample(range(total), count):  # noqa: S311 (no secret)
-        values, left = {}, number
-        for name, size in zip(names, sizes, strict=True):
-            values[name] = template.slots[name][left % size]
-            left //= size
-        yield Prompt(_with(template.text, values), system, dict(values))
+        category, left = _place(number, sizes)
+        values = {}
+        for name in used[category]:
+            left, place = divmod(left, len(template.slots[name]))
+            values[name] = template.slots[name][place]
+        beside = ({"category": category} if category else {}) | values
+        yield Prompt(_with(texts[category], values), system, beside)
+
+
+def _place(number: int, sizes: dict[str, int]) -> tuple[str, int]:
+    """Which of the categories, laid end to end, a number falls into, and where in it."""
+    for category, size in sizes.items():
+        if number < size:
+            return category, number
+        number -= size
+    raise AssertionError  # there are only so many
+
+
+def _slots(text: str, template: Template) -> list[str]:
+    """The slots that stand in a text, in the order of the recipe."""
+    there = {name for name in _SLOT.findall(text) if name}
+    names = list(template.slots)
+    for name in sorted(there - set(names)):
+        raise RecipeError(
+            f"prompts.template.text: no slot '{name}'.{suggestion(name, names)} A brace is written twice: {{{{."
+        )
+    return [name for name in names if name in there]
 
 
 def _with(text: str, values: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -116,10 +116,15 @@ class Teacher(Frozen):
         return part.model
 
 
-class Template(Frozen):
-    """A text with {slots}, filled with every combination, of which `count` are drawn."""
+Text = Annotated[str, Field(min_length=1)]
 
-    text: str = Field(min_length=1)
+
+class Template(Frozen):
+    """A text with {slots}, or several by category, filled with every combination, of which `count` are drawn."""
+
+    text: Text | Annotated[dict[Text, Text], Field(min_length=1)] = Field(
+        description="or {category: text}; rows then have a `category`"
+    )
     slots: dict[str, tuple[str, ...]] = Field(min_length=1)
     count: int | None = Field(default=None, gt=0, description="null for every combination")
 

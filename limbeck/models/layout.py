@@ -97,13 +97,14 @@ def head(model: nn.Module, *, vocab: int | None = None) -> Head:
             f"{name}: its output head is a {type(last).__name__}; wanted a plain linear layer. "
             "Leave lm_head out of the adapter's modules, or load a model for causal language modelling."
         )
-    rows = last.weight.shape[0]
+    weight: Tensor = last.weight  # of a projected head a product, so it is asked for once
+    rows = weight.shape[0]
     if vocab is not None and not 0 < vocab <= rows:
         raise ModelError(
             f"{name}: {vocab:,} ids are wanted, its head has {rows:,}. Use the tokenizer of this model."
         )
     scale, softcap = _finishing(plain.config)
-    return Head(last.weight, last.bias, scale, softcap, vocab or rows)
+    return Head(weight, last.bias, scale, softcap, vocab or rows)
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:

@@ -41,6 +41,11 @@ class NarrowIn(nn.Module):
         self.inner, self.shown = nn.Identity(), False
 
     @property
+    def size(self) -> int:
+        """Numbers of the weight."""
+        return self.frozen.shape[0] * self.projection.shape[1]
+
+    @property
     def weight(self) -> Tensor:
         """(out, narrow), computed now, with a graph to what is trained."""
         made = self.frozen @ self.projection
@@ -81,6 +86,11 @@ class NarrowOut(nn.Module):
         self.inner, self.shown = nn.Identity(), False
         self.beside = nn.Identity()
         self.given: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Numbers of the weight."""
+        return self.projection.shape[0] * self.frozen.shape[1]
 
     @property
     def weight(self) -> Tensor:

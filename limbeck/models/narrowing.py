@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -51,6 +52,16 @@ def check(config: Any, width: int) -> None:
         raise ModelError(
             f"a clone of width {width} was asked for; wanted 1 to {config.hidden_size}, the teacher's own."
         )
+    try:
+        config_of(config, Shape(width)).validate()
+    except StrictDataclassError as reason:
+        # Said now: a model with this config could be trained, and not be written.
+        heads = config.num_attention_heads
+        fit = [one for one in (width // heads * heads, -(-width // heads) * heads) if one]
+        raise ModelError(
+            f"a clone of width {width} was asked for; a {config.model_type} cannot have it ({reason.__cause__ or reason}). "
+            f"Wanted a multiple of its {heads} heads, such as {' or '.join(map(str, fit))}."
+        ) from reason
 
 
 def config_of(teacher: Any, shape: Shape) -> Any:
@@ -181,6 +192,19 @@ def ends(student: PreTrainedModel) -> tuple[NarrowEmbedding, NarrowIn]:
     assert isinstance(first, NarrowEmbedding)
     assert isinstance(last, NarrowIn)
     return first, last
+
+
+def products(student: nn.Module, *, one_block: bool) -> int:
+    """Numbers of the weights that a forward makes of their factors and keeps for backward: of all blocks or one, and the head."""
+    made = [one for one in student.modules() if isinstance(one, Linear)]
+    if not made:
+        return 0
+    layers = layout.layers(student)
+    blocks = [[one for one in block.modules() if isinstance(one, Linear)] for block in layers]
+    inside = {id(one) for block in blocks for one in block}
+    outside = [one for one in made if id(one) not in inside]
+    counted = blocks[:1] if one_block else blocks
+    return sum(one.size for block in [*counted, outside] for one in block)
 
 
 def teachers_own(student: nn.Module) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from transformers import PreTrainedModel
 
 from limbeck.errors import RecipeError
@@ -17,12 +18,12 @@ LOOKED_AT = 8
 def low_rank_clone(
     materials: Materials,
     *,
-    width: int,
+    width: Annotated[int, Field(gt=0)],
     attention: Literal["all", "shared"] = "all",
     mlp: Literal["all", "shared"] = "all",
     tie_projections: bool = True,
     start: Literal["gaussian", "orthogonal", "pca"] = "gaussian",
-    rms_norm_eps: float | None = None,
+    rms_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None,
     unlock: Literal["none", "mlp", "all"] = "none",
 ) -> PreTrainedModel:
     """The teacher's own layers with a residual stream of `width` (Hao et al., 2025: Low-Rank Clone).

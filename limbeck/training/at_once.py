@@ -31,6 +31,8 @@ def summed(
     freed at once. Limbeck's own objectives are compiled where they are wide, with their slopes, in one pass or two over both
     sides: eagerly there are twenty. LIMBECK_EAGER=1 has all of it eagerly.
     """
+    if not torch.is_grad_enabled():
+        return weighed(function(mine, theirs, rows), weights)
     return cast(Tensor, cast(Any, _AtOnce.apply)(mine, theirs, function, (rows, weights)))
 
 
@@ -56,7 +58,8 @@ class _AtOnce(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if one is None else one * upstream.to(one) for one in ctx.saved_tensors]
+        # A scalar in float32 multiplies in float32 and leaves the dtype: rounded first, it would change the term's weight.
+        scaled = [None if one is None else one * upstream for one in ctx.saved_tensors]
         return *scaled, None, None
 
 

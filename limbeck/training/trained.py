@@ -19,7 +19,7 @@ GROUPS = ("mlp", "mixers", "attention", "kept_layers", "norms", "embeddings", "h
 def trainable(student: PreTrainedModel, stage: Stage) -> set[str]:
     """The names of parameters that a stage trains. Raises RecipeError where nothing is left."""
     offered = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
-    found = {n for n in offered if any(fnmatch.fnmatchcase(n, p) for p in stage.train)}
+    found = {n for pattern in stage.train for n in _matching(student, pattern)} & set(offered)
     if not found:
         raise RecipeError(
             f"stage {stage.name}: train {list(stage.train)} matches no parameter; such as {offered[:3]}."
@@ -42,11 +42,7 @@ def _frozen(student: PreTrainedModel, stage: Stage, word: str) -> set[str]:
     """The parameters that a word or a pattern stands for."""
     names = [name for name, _ in student.named_parameters()]
     group = word in GROUPS
-    found = (
-        _of_group(student, names, word)
-        if group
-        else {name for name in names if fnmatch.fnmatchcase(name, word)}
-    )
+    found = _of_group(student, names, word) if group else _matching(student, word)
     if not found:
         what = "has none" if group else "matches no parameter"
         near = "" if group else suggestion(word, list(GROUPS))
@@ -55,6 +51,13 @@ def _frozen(student: PreTrainedModel, stage: Stage, word: str) -> set[str]:
             f"words {', '.join(GROUPS)}, and patterns such as {names[0]}."
         )
     return found
+
+
+def _matching(student: PreTrainedModel, pattern: str) -> set[str]:
+    """The parameters of which a name fits a pattern: one that several modules share has several, and is told by its first."""
+    first = {id(parameter): name for name, parameter in student.named_parameters()}
+    every = student.named_parameters(remove_duplicate=False)
+    return {first[id(one)] for name, one in every if fnmatch.fnmatchcase(name, pattern)}
 
 
 def _of_group(student: PreTrainedModel, names: list[str], word: str) -> set[str]:

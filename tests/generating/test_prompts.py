@@ -33,9 +33,25 @@ def test_a_template_gives_each_combination_once(tmp_path):
     assert made(tmp_path, whole_prompts=template(count=4)) == some
 
 
+def test_texts_by_category_are_combined_with_the_slots_that_stand_in_them(tmp_path):
+    text = {"write": "Write {kind} in {language}.", "explain": "Explain {kind}."}
+    found = made(tmp_path, whole_prompts=template(text=text))
+    texts = [one.prompt.text for one in found.wanted]
+    assert len(set(texts)) == len(texts) == 6 + len(SLOTS["kind"])
+    for one in found.wanted:
+        wrote = one.prompt.text.startswith("Write")
+        assert one.prompt.beside["category"] == ("write" if wrote else "explain")
+        assert ("language" in one.prompt.beside) == wrote
+    some = made(tmp_path, whole_prompts=template(text=text, count=5))
+    assert {one.prompt.text for one in some.wanted} < set(texts)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"text": {"one": "{kind}", "two": "{langage}"}}, "Did you mean 'language'?"),
+        ({"text": {"one": "{kind}"}}, "'language' has no value, does not stand in the text"),
+        ({"text": {}}, "at least 1 item"),
         ({"count": 7}, "the slots have 6 combinations"),
         ({"text": "{kind} {langage} {language}"}, "Did you mean 'language'?"),
         ({"text": "{kind}"}, "'language' has no value, does not stand in the text"),

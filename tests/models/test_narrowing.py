@@ -213,3 +213,20 @@ def test_a_teacher_that_is_packed_in_few_bits_is_refused():
     model.model.layers[0].mlp.up_proj = torch.nn.Identity()
     with pytest.raises(ModelError, match=r"mlp\.up_proj of the teacher is a Identity"):
         narrow(model, Shape(12))
+
+
+def test_a_width_that_the_family_cannot_be_written_with_is_refused_before_it_is_trained():
+    with pytest.raises(ModelError, match=r"width 10 .* multiple of its 4 heads, such as 8 or 12"):
+        narrow(teacher("llama", num_attention_heads=4), Shape(10))
+    assert narrow(teacher("qwen2", num_attention_heads=4), Shape(10)).config.hidden_size == 10
+
+
+def test_the_weights_that_a_forward_makes_are_counted_once():
+    student = narrow(teacher("qwen3"), Shape(16))
+    made = [one for one in student.modules() if isinstance(one, narrowing.Linear)]
+    assert narrowing.products(student, one_block=False) == sum(m.weight.numel() for m in made)
+    first = [m for m in layout.layers(student)[0].modules() if isinstance(m, narrowing.Linear)]
+    outside = layout.head(student).weight.numel()
+    one = narrowing.products(student, one_block=True)
+    assert one == sum(m.weight.numel() for m in first) + outside
+    assert narrowing.products(teacher("qwen3"), one_block=False) == 0

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from limbeck import assembly, run, showing
+from limbeck import assembly, estimating, run, showing
 from limbeck.arm import trainable
 from limbeck.errors import Interrupted, LimbeckError, ModelError
 from limbeck.models import layout, quantised
@@ -218,8 +218,8 @@ def test_the_plan_tells_what_is_trained_and_what_few_bits_spare(place, capsys, m
     for one in (plain, recipe):
         model = assembly.student_on_meta(one)
         names = trainable(model, one.stages[0])
-        found = showing.estimate(model, len(names), 0, one.stages[0], one, 4)
-        sizes.append(found.parameters * showing.GIGA)
+        found = estimating.estimate(model, len(names), 0, one.stages[0], one, 4)
+        sizes.append(found.parameters * estimating.GIGA)
     assert sizes[0] - sizes[1] == pytest.approx(packed * 4 - size)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+import tiny_clones
 import tiny_families
 import tiny_hybrid
 import torch
@@ -50,6 +51,18 @@ def test_each_word_stands_for_its_part(word, mixer):
     frozen = holding(model, *FROZEN[word])
     assert frozen
     assert trainable(model, stage(freeze=[word])) == names(model) - frozen
+
+
+def test_a_projection_that_several_matrices_share_is_frozen_under_each_of_their_names():
+    clone = tiny_clones.clone(tiny_clones.teacher("qwen3"), attention="shared")
+    every = trainable(clone, stage())
+    shared = {name for name in every if name.endswith("self_attn.q_proj.projection")}
+    assert shared
+    for word in ("*.self_attn.v_proj.*", "*.k_proj.projection", "*.q_proj.*"):
+        assert trainable(clone, stage(freeze=[word])) == every - shared
+    assert trainable(clone, stage(train=["*.v_proj.projection"])) == shared
+    table = {name for name in every if "embed_tokens" in name}
+    assert trainable(clone, stage(freeze=["lm_head.*"])) == every - table
 
 
 def test_a_tied_head_is_frozen_with_its_embedding():

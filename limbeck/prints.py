@@ -1,0 +1,82 @@
+"""Of what a run is made: fingerprints of its models, tokenizer and text, compared before anything is made of them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from limbeck import assembly, files, provenance
+from limbeck.assembly import Ground
+from limbeck.errors import LimbeckError
+from limbeck.folder import Folder
+from limbeck.models import load
+from limbeck.recipe import Recipe
+from limbeck.training import checkpoint
+
+MADE_OF = "made_of"
+"""Where a checkpoint's state says it."""
+
+
+def of_models(recipe: Recipe) -> dict[str, Any]:
+    """The fingerprints of the teacher and of the model that the student is made of, where there are any."""
+    found = {
+        "teacher": assembly.teacher_model(recipe),
+        "student": assembly.model_of(recipe.student),
+    }
+    return {
+        name: load.fingerprint(model.name, model.revision) if model else None
+        for name, model in found.items()
+    }
+
+
+def write(base: Ground, folder: Folder) -> None:
+    """Writes provenance.json, or compares all that it says with what is there now."""
+    prints = of_models(base.recipe) | {
+        "tokenizer": base.tokenizer_print,
+        "text": [assembly.stage_source(base, stage).identity for stage in base.recipe.stages],
+        "dtype": str(base.dtype),
+    }
+    if not _path(folder).is_file():
+        told = provenance.of_run(base.recipe, vocab=base.vocab, prints=prints)
+        files.write_json(_path(folder), told)
+    _same(folder, prints, "Give this one another name (name=…), or bring back what was changed.")
+
+
+def check_models(base: Ground, folder: Folder) -> None:
+    """Raises where models or tokenizer are not those of a run that has begun: its checkpoints may lack what is theirs."""
+    if _path(folder).is_file():
+        prints = of_models(base.recipe) | {"tokenizer": base.tokenizer_print}
+        _same(folder, prints, "Bring back what was changed.")
+
+
+def _path(folder: Folder) -> Path:
+    return folder.path / "provenance.json"
+
+
+def _same(folder: Folder, prints: dict[str, Any], mend: str) -> None:
+    before = files.read_json(_path(folder))["prints"]
+    for name, value in prints.items():
+        if before[name] != value:
+            raise LimbeckError(
+                f"{folder.path} was begun with {name} {before[name]}, now it is {value}: another run. {mend}"
+            )
+
+
+def made_of(recipe: Recipe) -> dict[str, Any]:
+    """How the student of a recipe is made, and of what."""
+    return of_models(recipe) | {"part": recipe.student.model_dump(mode="json")}
+
+
+def check_checkpoint(path: Path, recipe: Recipe, names: set[str]) -> None:
+    """Raises where a checkpoint that `resume` names is of a student made otherwise, and lacks some of what it is made of.
+
+    names: all parameters of the student. One that holds them all needs nothing of where it came from.
+    """
+    told, now = checkpoint.state(path).get(MADE_OF), made_of(recipe)
+    if told is None or told == now or names <= checkpoint.names(path):
+        return
+    other = next(key for key in now if told.get(key) != now[key])
+    raise LimbeckError(
+        f"resume: {path} is of a student with another {other}: {told.get(other)}, now {now[other]}. It holds what was trained, and the "
+        "rest is in that model. Correct 'resume', or the teacher and the student."
+    )
