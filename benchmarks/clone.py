@@ -121,7 +121,7 @@ def arms_of(
 
 # Arms that differ in their terms alone, at fewer tokens than the others.
 TERMWISE = ["clone", "clone without its terms", *(f"clone without {name}" for name in CLONE)]
-TERMWISE_TOKENS = 32_768
+TERMWISE_TOKENS, TERMWISE_ROWS = 32_768, 64
 
 
 def scratch(options: argparse.Namespace) -> dict[str, Any]:
@@ -210,7 +210,8 @@ def asked() -> argparse.Namespace:
 def main() -> None:
     options = asked()
     if options.termwise:
-        options.tokens, options.work = TERMWISE_TOKENS, f"{options.work}-terms"
+        options.tokens, options.rows = TERMWISE_TOKENS, TERMWISE_ROWS
+        options.work = f"{options.work}-terms"
     if options.quick:
         options.tokens, options.rows, options.work = ROWS * LENGTH, 2, f"{options.work}-quick"
     settings = (
