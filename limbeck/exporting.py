@@ -32,13 +32,14 @@ def export(
     folder: Path,
     *,
     dtype: str,
+    checkpoint: str = "last",
     max_difference: float,
     probe: torch.Tensor,
     card: str,
 ) -> float:
     """Writes the folder, loads it in a fresh process and compares logits. Returns the largest difference from the student.
 
-    probe: token ids (batch, time). The folder comes to exist only where the reloaded model says what the student
+    checkpoint: which one the student is of, for the manifest. probe: token ids (batch, time). The folder comes to exist only where the reloaded model says what the student
     of the same dtype says here, within `max_difference` of its largest logit (or of 1; a hundred times as much in a narrower dtype),
     and says nothing that is not finite. Raises LimbeckError otherwise. How far a narrower dtype is from the student itself
     depends on the student, so it is told and not judged.
@@ -54,7 +55,7 @@ def export(
             f"{folder}: in {dtype} the student's logits are not finite. Nothing was exported; the checkpoint is "
             "untouched. Export in float32 or bfloat16."
         )
-    with files.committed(folder, {"kind": "export", "dtype": dtype}) as partial:
+    with files.committed(folder, about(dtype, checkpoint)) as partial:
         going.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / CARD).write_text(card, encoding="utf-8")
@@ -72,6 +73,22 @@ def export(
                 "Nothing was exported; the checkpoint is untouched."
             )
     return float((written - before).abs().max()) + found
+
+
+def about(dtype: str, checkpoint: str) -> dict[str, str]:
+    """What an export's manifest says of it."""
+    return {"kind": "export", "dtype": dtype, "checkpoint": checkpoint}
+
+
+def check(folder: Path, dtype: str, checkpoint: str) -> None:
+    """Raises where an export is damaged, or was written otherwise than is asked for now."""
+    told, wanted = files.verify(folder).about, about(dtype, checkpoint)
+    for name, value in wanted.items():
+        if told.get(name, value) != value:
+            raise LimbeckError(
+                f"{folder} was written with {name} {told[name]}; the recipe says {value}. Move it away, and the same command writes it "
+                f"anew; or set export.{name} to {told[name]} again."
+            )
 
 
 def _cast(student: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -16,7 +16,6 @@ from limbeck import (
     cards,
     choosing,
     exporting,
-    files,
     fitting,
     judging,
     linking,
@@ -214,8 +213,9 @@ def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
     for arm in arms(base, plain, folder, stop):
         if stop():
             raise Interrupted("Stopped before exporting; the same command goes on with it.")
+        asked = base.recipe.export
         if arm.folder.export.is_dir():
-            files.verify(arm.folder.export)
+            exporting.check(arm.folder.export, asked.dtype, asked.checkpoint)
             continue
         student, tokens = trained_student(arm)
         say(f"{arm.title}: exports to {arm.folder.export}")
@@ -223,8 +223,9 @@ def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
             student,
             base.tokenizer,
             arm.folder.export,
-            dtype=base.recipe.export.dtype,
-            max_difference=base.recipe.export.max_difference,
+            dtype=asked.dtype,
+            checkpoint=asked.checkpoint,
+            max_difference=asked.max_difference,
             probe=judging.probe(base),
             card=exporting.card(cards.facts(arm, student, tokens)),
         )

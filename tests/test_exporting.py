@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limbeck import files
 from limbeck.errors import LimbeckError
-from limbeck.exporting import card, export, recarded
+from limbeck.exporting import about, card, check, export, recarded
 from limbeck.training.signals import Stop
 
 FACTS = {
@@ -52,7 +52,7 @@ def test_an_exported_folder_is_an_ordinary_model_with_the_same_weights(tmp_path)
         assert torch.equal(tensor, loaded.state_dict()[name]), name
     words = AutoTokenizer.from_pretrained(place)
     assert words("Wine goes in").input_ids == tiny_text.tokenizer()("Wine goes in").input_ids
-    assert files.verify(place).about == {"kind": "export", "dtype": "float32"}
+    assert files.verify(place).about == about("float32", "last")
     assert (place / "README.md").read_text() == "a card"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
@@ -77,6 +77,16 @@ def test_a_student_that_says_something_else_when_reloaded_is_not_exported(tmp_pa
     with pytest.raises(LimbeckError, match=r"logits differ by .*Nothing was exported"):
         exported(tmp_path / "export", made)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_wanted_otherwise_is_not_taken_for_done(tmp_path):
+    place = tmp_path / "export"
+    exported(place, student())
+    check(place, "float32", "last")
+    with pytest.raises(LimbeckError, match=r"written with dtype float32; the recipe says bfloat16"):
+        check(place, "bfloat16", "last")
+    with pytest.raises(LimbeckError, match=r"written with checkpoint last; the recipe says best"):
+        check(place, "float32", "best")
 
 
 def test_what_a_narrow_dtype_changes_is_told(tmp_path):
