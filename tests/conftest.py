@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 
 # Before any import of huggingface_hub: tests reach no network, and need not wait to learn it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,6 +26,17 @@ def no_group_left():
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """No address is found, and no connection made."""
+
+    def refused(*_):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 
@@ -167,16 +166,7 @@ def test_a_message_with_brackets_is_printed_whole(limbeck, tmp_path):
     assert "'[lora][/b]'" in wrong
 
 
-@pytest.fixture
-def _no_network(monkeypatch):
-    def refused(*_):
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    monkeypatch.setattr(socket, "getaddrinfo", refused)
-
-
-@pytest.mark.usefixtures("_no_network")
+@pytest.mark.usefixtures("no_network")
 def test_a_plan_for_a_model_that_cannot_be_reached_is_told_from_its_sizes(limbeck, big):
     status, said, _ = limbeck("show", big)
     assert status == 0
@@ -189,7 +179,7 @@ def test_a_plan_for_a_model_that_cannot_be_reached_is_told_from_its_sizes(limbec
     assert "tokenizer and models were not compared" in said
 
 
-@pytest.mark.usefixtures("_no_network")
+@pytest.mark.usefixtures("no_network")
 def test_a_plan_of_a_cache_tells_its_bytes_and_where_it_is_written(limbeck, tmp_path):
     status, said, _ = limbeck("show", tiny_folder.written(tmp_path))
     assert status == 0

@@ -1,7 +1,6 @@
 """The recipes of recipes/demi and recipes/slm are planned without a network, with the published sizes, and carried out by tiny models."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,9 @@ PLANNED = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", PLANNED)
 def test_each_is_planned_without_a_network(name, monkeypatch, capsys):
-    def refused(*_):
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setenv("COLUMNS", "200")
     student, teacher, tokens, weights = PLANNED[name]
     recipe = fitting.check(loading.load(HERE / f"{name}.yaml"))

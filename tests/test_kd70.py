@@ -1,7 +1,6 @@
 """The recipes of recipes/kd70 are planned without a network, and carried out as they stand by tiny models."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -72,13 +71,9 @@ def test_there_is_a_recipe_for_each_kind_and_one_of_all():
     assert terms["all"] == terms["response"] + terms["feature"] + terms["relation"]
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", TAPS)
 def test_each_is_planned_without_a_network(name, monkeypatch, capsys):
-    def refused(*_):
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setenv("COLUMNS", "200")
     recipe = fitting.check(loading.load(RECIPES[name]))
     showing.show(recipe)

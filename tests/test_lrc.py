@@ -1,7 +1,6 @@
 """The recipes of recipes/lrc are planned without a network, with the published sizes, and carried out by tiny models."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,9 @@ CLONE = [
 ]
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", LARGE)
 def test_each_is_planned_without_a_network(name, monkeypatch, capsys):
-    def refused(*_):
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setenv("COLUMNS", "200")
     deployed, trained, tokens, weight, blocks = LARGE[name]
     recipe = fitting.check(loading.load(RECIPES[name]))

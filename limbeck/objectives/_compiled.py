@@ -38,20 +38,32 @@ def rowwise(function: T) -> T:
         if not wide or not able(first.device.type):
             return function(first, *others)
         if compiled is None:
-            compiled = torch.compile(apart(function))
+            compiled = or_plain(torch.compile(apart(function)), function, function.__name__)
         for one in (first, *others):
             if isinstance(one, Tensor) and one.ndim > 1 and one.shape[0] == first.shape[0]:
                 torch._dynamo.maybe_mark_dynamic(one, 0)
-        try:
-            return compiled(first, *others)
-        except torch._dynamo.exc.BackendCompilerFailed as reason:  # before any of it ran
-            compiled = function
-            warnings.warn(
-                f"{function.__name__} could not be compiled and runs eagerly, which is slower: "
-                + str(reason).split("\n")[0],
-                stacklevel=2,
-            )
-            return function(first, *others)
+        return compiled(first, *others)
+
+    return cast(T, either)
+
+
+def or_plain(compiled: T, plain: Callable[..., object], name: str) -> T:
+    """What was compiled; from the first failure of the compiler on, of which it warns, the plain function."""
+    failed = False
+
+    def either(*told: object) -> object:
+        nonlocal failed
+        if not failed:
+            try:
+                return compiled(*told)
+            except torch._dynamo.exc.BackendCompilerFailed as reason:  # before any of it ran
+                failed = True
+                warnings.warn(
+                    f"{name} could not be compiled and runs eagerly, which is slower: "
+                    + str(reason).split("\n")[0],
+                    stacklevel=3,
+                )
+        return plain(*told)
 
     return cast(T, either)
 

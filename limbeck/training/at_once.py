@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -11,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from limbeck.objectives._compiled import able, apart
+from limbeck.objectives._compiled import able, apart, or_plain
 from limbeck.types import Objective, Rows
 
 Sloped = Callable[[Tensor, Tensor, Rows, Tensor], tuple[Any, Tensor]]
@@ -101,20 +100,5 @@ def _compiled(
         return weighed(function(mine, theirs, rows), weights)
 
     sloped = torch.func.grad_and_value(value, argnums=asked)
-    compiled: Sloped | None = torch.compile(apart(sloped), dynamic=True)
-
-    def either(*told: Any) -> tuple[Any, Tensor]:
-        nonlocal compiled
-        if compiled is not None:
-            try:
-                return compiled(*told)
-            except torch._dynamo.exc.BackendCompilerFailed as reason:  # before any of it ran
-                compiled = None
-                warnings.warn(
-                    f"{own.__name__} could not be compiled and runs eagerly, which is slower: "
-                    + str(reason).split("\n")[0],
-                    stacklevel=2,
-                )
-        return _eagerly(function, asked, *told)
-
-    return either
+    compiled: Sloped = torch.compile(apart(sloped), dynamic=True)
+    return or_plain(compiled, partial(_eagerly, function, asked), own.__name__)
