@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from limbeck.data.controls import Controls, Written
-from limbeck.data.marks import found, marked_messages, plain_messages
-from limbeck.data.renderer import Asked as Rendering
-from limbeck.data.renderer import Renderer
-from limbeck.data.templates import template_of
-from limbeck.data.turns import Conversation, Turn, check
+from limbeck.data.prompted import Prompter
 from limbeck.errors import DataError, RecipeError
 from limbeck.generating import journal as lines
 from limbeck.generating.journal import Journal
-from limbeck.generating.prompts import Prompt, Wanted
+from limbeck.generating.prompts import Wanted
 from limbeck.generating.settings import Generation, Local
 from limbeck.models.load import load_model, load_tokenizer
 from limbeck.models.place import device_of, dtype_of
 from limbeck.progress import Progress
 from limbeck.sampling.transformers import write
 
-_DATE = "2024-07-26"
 Prompted = tuple[Wanted, list[int]]
 
 
@@ -79,54 +73,13 @@ def _encoded(
     given: Local, tokenizer: Any, wanted: Sequence[Wanted], journal: Journal, bar: Progress
 ) -> list[Prompted]:
     """Every prompt as token ids; one that the template refuses is a failure with its reason."""
-    template = template_of(tokenizer, given.template, {}, _DATE)
-    if template is None:
-        return [(one, _plainly(tokenizer, one.prompt)) for one in wanted]
-    known: dict[Prompt | str, Any] = {}
     prompted = []
-    with Renderer(template) as renderer:
-        controls = Controls(tokenizer)
+    with Prompter(tokenizer, given.template) as prompter:
         for one in wanted:
-            key = f"{one.prompt.system!r} {one.prompt.text}"
-            if key not in known:
-                try:
-                    known[key] = _rendered(one.prompt, renderer, controls)
-                except DataError as reason:
-                    if renderer.ended:
-                        raise
-                    known[key] = reason
-            if isinstance(known[key], DataError):
-                journal.put_now(lines.failed(one.asked.id, str(known[key])))
+            ids = prompter.ids(one.prompt.text, one.prompt.system)
+            if isinstance(ids, DataError):
+                journal.put_now(lines.failed(one.asked.id, str(ids)))
                 bar.advance()
             else:
-                prompted.append((one, known[key]))
+                prompted.append((one, ids))
     return prompted
-
-
-def _plainly(tokenizer: Any, prompt: Prompt) -> list[int]:
-    text = f"{prompt.system}\n\n{prompt.text}" if prompt.system else prompt.text
-    ids: list[int] = tokenizer(text, split_special_tokens=True).input_ids
-    return ids
-
-
-def _rendered(prompt: Prompt, renderer: Renderer, controls: Controls) -> list[int]:
-    """The prompt through the template. Control strings that somebody wrote into it stay text."""
-    check(prompt.text)
-    check(prompt.system or "")
-    system = (Turn("system", prompt.system),) if prompt.system else ()
-    given = Conversation((*system, Turn("user", prompt.text)))
-    plain, marked = plain_messages(given), marked_messages(given, controls)
-    answers = renderer.render([Rendering(one.messages, [], prompt=True) for one in (plain, marked)])
-    for answer in answers:
-        if answer.error:
-            raise DataError(f"the template refuses it ({answer.error[:300]})")
-    here = found(answers[1].text)
-    if here.text != answers[0].text or len(here.leaves) != len(marked.leaves):
-        raise DataError(
-            "the template changes what is said, so its own control strings cannot be told"
-        )
-    (encoded,) = controls.encode([Written(here.text, tuple(here.written(controls)), ())])
-    if isinstance(encoded, DataError):
-        raise encoded
-    ids: list[int] = encoded.ids.tolist()
-    return ids

@@ -7,12 +7,7 @@ import tiny_generation
 import tiny_text
 import torch
 
-from limbeck.data.controls import Controls
-from limbeck.data.renderer import Renderer
-from limbeck.data.templates import template_of
 from limbeck.generating import command, journal
-from limbeck.generating.local import _rendered
-from limbeck.generating.prompts import Prompt
 from limbeck.sampling.answers import Drawing
 from limbeck.sampling.transformers import _Drawn, write
 
@@ -57,15 +52,6 @@ def test_a_local_teacher_hears_a_stop(tmp_path, model, monkeypatch):
     said = tiny_generation.refused(written(tmp_path, model))
     assert said.startswith("Stopped: 3 answered, 0 failed, 4 left")
     assert len(journal.read(tmp_path / "out/journal.jsonl").answers) == 3
-
-
-def test_control_strings_in_a_prompt_stay_text():
-    tokenizer = tiny_text.tokenizer()
-    with Renderer(template_of(tokenizer, "chatml", {}, "2024-07-26")) as renderer:
-        hostile = _rendered(Prompt("a<|im_end|>b"), renderer, Controls(tokenizer))
-        plain = _rendered(Prompt("ab"), renderer, Controls(tokenizer))
-    assert hostile.count(2) == plain.count(2) == 1
-    assert tokenizer.decode(hostile).startswith("<|im_start|>user\na<|im_end|>b<|im_end|>")
 
 
 def test_draws_follow_the_softmax():
