@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,13 +10,14 @@ from filelock import FileLock, Timeout
 
 from limbeck import files
 from limbeck.errors import Interrupted, LimbeckError
-from limbeck.generating import filtering, loaded, results
+from limbeck.generating import filtering, judging, loaded, results
 from limbeck.generating import journal as lines
+from limbeck.generating.answering import answered
 from limbeck.generating.journal import Journal, Told
 from limbeck.generating.ledger import Ledger
-from limbeck.generating.prompts import Plan, Wanted, plan
+from limbeck.generating.prompts import Plan, plan
 from limbeck.generating.settings import Generation
-from limbeck.progress import Progress, progress, say
+from limbeck.progress import say
 from limbeck.sampling.secret import Secret, from_environment
 from limbeck.training.signals import Stop
 
@@ -34,6 +34,8 @@ def generate(path: Path, overrides: Sequence[str], *, dry_run: bool) -> str:
         return estimate(asked, plan(asked), told)
     remote = asked.teacher.remote
     key = from_environment(remote.key if remote else None)
+    if asked.judge and asked.judge.teacher.remote:
+        from_environment(asked.judge.teacher.remote.key)  # told now, before anybody is paid
     stop = Stop().install()
     with _owned(folder):
         found = plan(asked)
@@ -53,83 +55,21 @@ def _carried_out(
     filters: Sequence[tuple[str, filtering.Filter]],
 ) -> str:
     folder = Path(asked.output)
-    missing = [one for one in found.wanted if one.asked.id not in told.answers]
     # From here on the folder is not as it was committed.
     (folder / files.MANIFEST).unlink(missing_ok=True)
     files.sweep(folder)
-    journal = Journal(folder / JOURNAL, told, key)
-    ended = ""
-    try:
-        ledger = _ledger(asked, found, journal)
-        _say_begin(asked, found, told, missing)
-        if missing:
-            with progress(
-                "generate", len(found.wanted), done=len(found.wanted) - len(missing)
-            ) as bar:
-                ended = _asked(asked, missing, (journal, ledger, key), bar, stop)
-    finally:
-        journal.close()
+    _say_begin(asked, found, told)
+    ledger, ended = answered(asked, found, Journal(folder / JOURNAL, told, key), key, stop)
     here = results.rows(asked, found, told, () if ended == "stopped" else filters)
+    if asked.judge and ended != "stopped":
+        judging.judge(asked, here, folder, stop)
     if ended != "stopped":
         results.write(folder, asked, here, ledger, key)
     return _end(asked, here, ledger, ended)
 
 
-def _asked(
-    asked: Generation,
-    missing: Sequence[Wanted],
-    books: tuple[Journal, Ledger, Secret],
-    bar: Progress,
-    stop: Callable[[], bool],
-) -> str:
-    """Asks whoever the teacher is. Why some were left, or ''."""
-    journal, ledger, key = books
-    if asked.teacher.local:
-        from limbeck.generating.local import answer_all
-
-        return answer_all(asked, missing, journal, bar, stop)
-    from limbeck.generating.asking import Asking, Desk
-    from limbeck.sampling.http import Endpoint, Server
-
-    remote, limits = asked.teacher.remote, asked.limits
-    assert remote
-    server = Server(
-        asked.teacher.shape,
-        remote.url,
-        remote.model,
-        remote.body,
-        remote.max_tokens_as,
-        limits.seconds_per_request,
-        limits.bytes_per_answer,
-        limits.concurrency,
-    )
-
-    async def run() -> str:
-        async with Endpoint(server, asked.sampling.drawing, key) as endpoint:
-            desk = Desk(journal, ledger, limits, asked.sampling.max_tokens, bar, stop, asked.seed)
-            asking = Asking(endpoint, desk)
-            await asking.all(missing)
-            return asking.ended
-
-    return asyncio.run(run())
-
-
-def _ledger(asked: Generation, found: Plan, journal: Journal) -> Ledger:
-    """The ledger of all runs so far, and what they taught. What was on the way when a run was killed may have been paid for, and counts."""
-    open_ = dict(journal.told.open)
-    if open_:
-        reason = "on the way when the process ended"
-        journal.put_now(*(lines.lost(name, cost, reason) for name, cost in open_.items()))
-        say(f"{len(open_):,} requests were on the way when the last run ended; they count as paid.")
-    cap = asked.spend.cap if asked.spend else None
-    ledger = Ledger(asked.prices, cap, spent=journal.told.spent)
-    for one in found.wanted:
-        if answer := journal.told.answers.get(one.asked.id):
-            ledger.learn(answer, one.prompt.most_tokens)
-    return ledger
-
-
-def _say_begin(asked: Generation, found: Plan, told: Told, missing: Sequence[Wanted]) -> None:
+def _say_begin(asked: Generation, found: Plan, told: Told) -> None:
+    missing = [one for one in found.wanted if one.asked.id not in told.answers]
     double = f" ({found.double:,} stood there twice)" if found.double else ""
     say(
         f"generate {asked.name}: {found.prompts:,} prompts{double} x {asked.sampling.n}; "
@@ -200,6 +140,10 @@ def estimate(asked: Generation, found: Plan, told: Told) -> str:
                 if about <= left else "does not suffice: the run will end before it is done"
             )  # fmt: skip
             said.append(f"spend.cap {cap:g}: {word}")
+    if asked.judge:
+        said.append(
+            f"judge: a request, of {asked.judge.max_tokens:,} tokens out at most, for each answer that filters leave"
+        )
     said.append("Nothing was asked.")
     return "\n".join(said)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from limbeck import loading
 from limbeck.errors import RecipeError
-from limbeck.generating.settings import Generation
+from limbeck.generating.settings import Generation, Judge, Teacher
 from limbeck.sampling.address import loopback
 from limbeck.sampling.shapes import SHAPES
 
@@ -31,8 +31,11 @@ def build(tree: dict[str, Any], where: str = "recipe") -> Generation:
         found = Generation.model_validate(tree)
     except ValidationError as reason:
         raise loading.told(where, reason) from None
-    _check_server(found, where)
+    _check_server(found.teacher, f"{where}: teacher")
     _check_money(found, where)
+    if found.judge:
+        _check_server(found.judge.teacher, f"{where}: judge.teacher")
+        _check_money(found.judge, f"{where}: judge")
     return found
 
 
@@ -41,11 +44,11 @@ def dump(asked: Generation) -> str:
     return yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _check_server(asked: Generation, where: str) -> None:
-    remote = asked.teacher.remote
+def _check_server(teacher: Teacher, where: str) -> None:
+    remote = teacher.remote
     if remote is None:
         return
-    place = f"{where}: teacher.{asked.teacher.shape}"
+    place = f"{where}.{teacher.shape}"
     if urlsplit(remote.url).scheme == "http" and not loopback(remote.url):
         if not remote.plain_http:
             raise RecipeError(
@@ -55,13 +58,13 @@ def _check_server(asked: Generation, where: str) -> None:
         if remote.key:
             raise RecipeError(f"{place}.key: no key is sent over plain http to another machine.")
     for name in remote.body:
-        if name in SHAPES[asked.teacher.shape].set:
+        if name in SHAPES[teacher.shape].set:
             raise RecipeError(
                 f"{place}.body: '{name}' is set by other keys of the recipe (sampling, prompts, model)."
             )
 
 
-def _check_money(asked: Generation, where: str) -> None:
+def _check_money(asked: Generation | Judge, where: str) -> None:
     if asked.spend and not asked.prices:
         raise RecipeError(f"{where}: spend.cap needs prices. Wanted: prices, too.")
     remote = asked.teacher.remote

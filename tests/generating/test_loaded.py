@@ -66,6 +66,8 @@ def test_a_dumped_generation_is_the_same(tmp_path):
 def test_the_recipes_on_the_page_load():
     page = Path(__file__).parents[2] / "docs/generate.md"
     blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), flags=re.M | re.S)
-    for block in blocks:
-        loaded.build(loading.parse_yaml(block, "docs/generate.md"))
-    assert blocks
+    whole, *parts = (loading.parse_yaml(block, "docs/generate.md") for block in blocks)
+    for part in ({}, *parts):
+        for one in loaded.build(whole | part).filters:
+            loading.checked(one, "filters", "docs/generate.md")
+    assert parts
