@@ -89,16 +89,44 @@ def show(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="smollm2 or python-docs")],
+    name: Annotated[str, typer.Argument(help="smollm2, python-docs, fineweb-edu or openhermes")],
     to: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+    *,
+    subset: Annotated[
+        str | None, typer.Option(help="Of fineweb-edu, such as CC-MAIN-2014-49.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Rows of a shard.", min=1)] = 50_000,
+    shards: Annotated[int | None, typer.Option(help="At most so many; else all.", min=1)] = None,
+    score: Annotated[int | None, typer.Option(help="The least int_score of fineweb-edu.")] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the rows to judge by.", min=0, max=0.5)
+    ] = 0.005,
+    source: Annotated[
+        str | None, typer.Option(help="A folder of its rows, in the place of the Hub.")
+    ] = None,
+    compress: Annotated[bool, typer.Option(help="Shards as .jsonl.gz.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Says how much lies there.")] = False,
 ) -> None:
-    """Fetches a teacher or a corpus that needs no account and no hub."""
-    from limbeck import fetching
+    """Fetches a teacher, or a corpus: from this machine, or streamed from the Hub in shards; goes on where it stopped."""
+    from limbeck import collecting, fetching
 
-    known = fetching.FETCHABLE
+    known = [*fetching.FETCHABLE, *collecting.CORPORA]
     if name not in known:
-        raise RecipeError(f"Nothing called '{name}' to fetch.{names.suggestion(name, list(known))}")
-    folder = known[name].fetch(to or Path(known[name].folder))
+        raise RecipeError(f"Nothing called '{name}' to fetch.{names.suggestion(name, known)}")
+    if name in collecting.CORPORA:
+        wanted = collecting.Wanted(
+            name, subset, samples, shards, score, held_out, compressed=compress, place=source
+        )
+        if dry_run:
+            size = collecting.size(wanted)
+            Console().print(
+                f"{name}: {size or 0:,} bytes at the source; nothing was fetched.", markup=False
+            )
+            return
+        _own_work()
+        folder = collecting.collect(wanted, to or Path("corpora") / name)
+    else:
+        folder = fetching.FETCHABLE[name].fetch(to or Path(fetching.FETCHABLE[name].folder))
     Console().print(f"{name} is in {folder}", soft_wrap=True, markup=False)
 
 

@@ -23,7 +23,7 @@ FLOORS = (
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
     ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance",
-     "verifying", "fetching", "converting"),
+     "verifying", "fetching", "collecting", "converting"),
     ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
      "launching", "generating"),
     ("cli", "__main__"),

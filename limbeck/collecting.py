@@ -1,0 +1,197 @@
+"""Public corpora from the Hugging Face Hub into shards of JSON lines: streamed, resumed by shard, each shard whole or absent."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck import files
+from limbeck.data.inputs import ROWS, inputs
+from limbeck.data.records import opened
+from limbeck.data.sieve import unusable
+from limbeck.errors import DataError
+from limbeck.progress import progress, say
+
+STATE = "state.json"
+SIDES = ("train", "held_out")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where a corpus lies, and what is kept of its rows. text: the keys of which one must be there."""
+
+    name: str
+    text: tuple[str, ...]
+    beside: tuple[str, ...]
+    score: str | None = None
+    subset: str | None = None
+
+
+CORPORA = {
+    "fineweb-edu": Corpus(
+        "HuggingFaceFW/fineweb-edu", ("text",), ("id", "url", "int_score"), "int_score",
+        "CC-MAIN-2014-49",
+    ),
+    "openhermes": Corpus(
+        "teknium/OpenHermes-2.5", ("conversations",), ("system_prompt", "source", "category")
+    ),
+}  # fmt: skip
+"""{name on the command line: what it is}"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to collect. subset: of the Hub. samples: rows a shard. shards: at most; None for all there is. least: of the score.
+
+    held_out: share of the rows, by their content. place: a folder of the same rows in the place of the Hub.
+    """
+
+    corpus: str
+    subset: str | None = None
+    samples: int = 50_000
+    shards: int | None = None
+    least: int | None = None
+    held_out: float = 0.005
+    compressed: bool = True
+    place: str | None = None
+
+
+def collect(wanted: Wanted, folder: Path) -> Path:
+    """Writes train/ and held_out/ with a file a shard; goes on behind the last whole one. Finished, it is verified.
+
+    Raises DataError where the folder holds something else, or the corpus cannot be read.
+    """
+    corpus = CORPORA[wanted.corpus]
+    if (folder / files.MANIFEST).is_file():
+        _same(folder, files.verify(folder).about["wanted"], wanted)
+        return folder
+    rows, where = _rows(corpus, wanted)
+    told = files.read_json(folder / STATE) if (folder / STATE).is_file() else None
+    done = read = kept = empty = 0
+    if told is not None:
+        _same(folder, told["wanted"], wanted)
+        if told["where"] != where:
+            raise DataError(
+                f"{folder} was begun from {told['where']}; now it is {where}. Give another folder with --to."
+            )
+        done, read, kept, empty = (told[key] for key in ("shards", "read", "kept", "empty"))
+        rows.load_state_dict(told["state"])
+        say(f"{folder}: goes on behind shard {done} ({kept:,} of {read:,} rows kept).")
+    folder.mkdir(parents=True, exist_ok=True)
+    for inner in (folder, *(folder / side for side in SIDES)):
+        files.sweep(inner)
+    stream = iter(rows)
+    with progress(f"collect {wanted.corpus} (shards)", wanted.shards, done=done) as bar:
+        while wanted.shards is None or done < wanted.shards:
+            part = _Part(corpus, wanted)
+            ended = part.fill(stream)
+            read, kept, empty = read + part.read, kept + part.kept, empty + part.empty
+            if part.kept:
+                part.write(folder, done)
+                done += 1
+                bar.advance()
+            counts = {"shards": done, "read": read, "kept": kept, "empty": empty}
+            about = {"wanted": asdict(wanted), "where": where, **counts}
+            files.write_json(folder / STATE, about | {"state": rows.state_dict()})
+            if ended:
+                break
+    if not kept:
+        raise DataError(
+            f"{where}: none of {read:,} rows was kept. Lower --score, or look at the corpus."
+        )
+    say(f"{folder}: {kept:,} of {read:,} rows kept in {done:,} shards; {empty:,} held no text.")
+    (folder / STATE).unlink()
+    files.seal(folder, {"kind": "corpus"} | about)
+    return folder
+
+
+class _Part:
+    """The rows of one shard."""
+
+    def __init__(self, corpus: Corpus, wanted: Wanted) -> None:
+        self._corpus, self._wanted = corpus, wanted
+        self._lines: dict[str, list[bytes]] = {side: [] for side in SIDES}
+        self.read = self.kept = self.empty = 0
+
+    def fill(self, stream: Iterator[dict[str, Any]]) -> bool:
+        """Takes rows until there are enough; True where there were no more."""
+        for row in stream:
+            self.read += 1
+            line = self._line(row)
+            if line is not None:
+                side = int(files.digest(line)[:13], 16) < self._wanted.held_out * 16**13
+                self._lines["held_out" if side else "train"].append(line)
+                self.kept += 1
+            if self.kept == self._wanted.samples:
+                return False
+        return True
+
+    def _line(self, row: dict[str, Any]) -> bytes | None:
+        """A row as a line, or None where it is not wanted."""
+        corpus, least = self._corpus, self._wanted.least
+        if least is not None and corpus.score and not (row.get(corpus.score) or 0) >= least:
+            return None
+        said = [row.get(key) for key in corpus.text]
+        if not all(said) or any(isinstance(text, str) and unusable(text) for text in said):
+            self.empty += 1
+            return None
+        kept = {key: row[key] for key in (*corpus.text, *corpus.beside) if row.get(key) is not None}
+        return json.dumps(kept, ensure_ascii=False).encode() + b"\n"
+
+    def write(self, folder: Path, number: int) -> None:
+        """A file in train and one in held_out, each whole."""
+        ending = ".jsonl.gz" if self._wanted.compressed else ".jsonl"
+        for side, lines in self._lines.items():
+            raw = b"".join(lines)
+            (folder / side).mkdir(exist_ok=True)
+            # No time in the header: the same rows are the same bytes.
+            packed = gzip.compress(raw, mtime=0) if self._wanted.compressed else raw
+            if lines:
+                files.write_bytes(folder / side / f"shard-{number:05d}{ending}", packed)
+
+
+def _rows(corpus: Corpus, wanted: Wanted) -> tuple[Any, str]:
+    """The stream of rows, which can tell where it stands, and what exactly it reads."""
+    if wanted.place is None:
+        subset = wanted.subset or corpus.subset
+        found = inputs(f"{corpus.name}:{subset}" if subset else corpus.name, kinds=ROWS)
+        assert found.hub is not None
+        return opened(found, "train", found.hub.name), f"{found.hub.name}@{found.hub.revision}"
+    found = inputs(wanted.place, kinds=ROWS)
+    if not found.files:
+        raise DataError(f"{wanted.place}: wanted files of rows, JSONL or Parquet.")
+    from datasets import load_dataset
+
+    endings = {path.suffix for path in found.files}
+    kind = "parquet" if endings == {".parquet"} else "json"
+    rows = load_dataset(
+        kind, data_files=[str(path) for path in found.files], split="train", streaming=True
+    )
+    return rows, files.digest(files.canonical(found.identity()))
+
+
+def size(wanted: Wanted) -> int | None:
+    """Bytes that lie at the source, of the subset; None where that is not told."""
+    if wanted.place is not None:
+        return inputs(wanted.place, kinds=ROWS).size
+    from huggingface_hub import HfApi
+
+    corpus = CORPORA[wanted.corpus]
+    subset = wanted.subset or corpus.subset
+    told = HfApi().dataset_info(corpus.name, files_metadata=True).siblings or []
+    return sum(
+        one.size or 0 for one in told
+        if one.rfilename.endswith((".parquet", ".json")) and (subset is None or f"/{subset}/" in one.rfilename)
+    )  # fmt: skip
+
+
+def _same(folder: Path, before: dict[str, Any], wanted: Wanted) -> None:
+    for key, value in asdict(wanted).items():
+        if before.get(key) != value:
+            raise DataError(
+                f"{folder} was begun with {key} {before.get(key)}, now it is {value}. Give another folder with --to."
+            )

@@ -1,0 +1,157 @@
+"""Corpora are streamed into shards: the same bytes whether it was stopped or not, by score, split, and with nothing silently lost."""
+
+import gzip
+import json
+import random
+
+import pytest
+import tiny_text
+from typer.testing import CliRunner
+
+from limbeck import cli, collecting, files
+from limbeck.collecting import Wanted, collect
+from limbeck.errors import DataError
+from limbeck.sources.text import text
+
+pytest.importorskip("datasets")
+
+
+def rows(count=230):
+    draw = random.Random(0)
+    found = [
+        {"text": f"{n}: " + " ".join(draw.choices(tiny_text.PROSE.split(), k=20)), "id": str(n), "int_score": n % 5, "dump": "x"}
+        for n in range(count)
+    ]  # fmt: skip
+    found[7]["text"], found[9]["text"] = "", None
+    return found
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    whole = rows()
+    for number, begin in enumerate((0, 100, 200)):
+        lines = [json.dumps(row) + "\n" for row in whole[begin : begin + 100]]
+        (origin / f"part-{number}.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def asked(here, **changes):
+    told = {"samples": 40, "least": 2, "held_out": 0.1, "place": str(here / "origin")}
+    return Wanted("fineweb-edu", **told | changes)
+
+
+def written(folder):
+    return {
+        side: [
+            json.loads(line)
+            for path in sorted((folder / side).glob("*"))
+            for line in gzip.decompress(path.read_bytes()).splitlines()
+        ]
+        for side in collecting.SIDES
+    }
+
+
+def test_rows_of_the_least_score_are_kept_once_in_order_and_split_by_content(place, capsys):
+    folder = collect(asked(place), place / "corpus")
+    found = written(folder)
+    wanted = [row["id"] for row in rows() if row["int_score"] >= 2 and row["text"]]
+    train, held_out = ([row["id"] for row in found[side]] for side in collecting.SIDES)
+    assert sorted(train + held_out, key=int) == wanted
+    assert train == sorted(train, key=int)
+    assert 5 < len(held_out) < 30
+    assert set(found["train"][0]) == {"text", "id", "int_score"}
+    about = files.verify(folder).about
+    assert (about["read"], about["kept"], about["empty"]) == (230, len(wanted), 2)
+    assert "2 held no text" in capsys.readouterr().err
+    assert not (folder / collecting.STATE).exists()
+    assert collect(asked(place), folder) == folder
+
+
+def test_a_stopped_collection_goes_on_to_the_same_bytes(place, monkeypatch):
+    whole = collect(asked(place), place / "whole")
+    writes, true = [], files.write_bytes
+
+    def killed(path, data):
+        writes.append(path)
+        if len(writes) in (2, 5):
+            raise KeyboardInterrupt
+        true(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", killed)
+    stops = 0
+    while True:
+        try:
+            collect(asked(place), place / "stopped")
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops == 2
+    names = [path.relative_to(whole) for path in sorted(whole.rglob("*.gz"))]
+    assert len(names) >= 6
+    for name in names:
+        assert (whole / name).read_bytes() == (place / "stopped" / name).read_bytes()
+    assert files.verify(place / "stopped").about["kept"] == files.verify(whole).about["kept"]
+
+
+def test_no_more_shards_are_written_than_were_asked_for(place):
+    folder = collect(asked(place, shards=2, compressed=False, held_out=0.0), place / "two")
+    assert [path.name for path in sorted((folder / "train").iterdir())] == [
+        "shard-00000.jsonl", "shard-00001.jsonl",
+    ]  # fmt: skip
+    assert files.verify(folder).about["kept"] == 80
+
+
+def test_parquet_is_read_as_well(place):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    there = place / "parquet"
+    there.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows()), there / "one.parquet", row_group_size=50)
+    one = collect(asked(place, place=str(there)), place / "one")
+    assert written(one) == written(collect(asked(place), place / "other"))
+
+
+def test_a_student_reads_what_was_collected(place):
+    folder = collect(asked(place, compressed=True), place / "corpus")
+    told = {
+        "tokenizer": tiny_text.tokenizer(),
+        "length": 16,
+        "seed": 0,
+        "prepared": str(place / "prepared"),
+    }
+    train, held_out = (text(path=str(folder), split=side, **told) for side in collecting.SIDES)
+    assert train.rows > 3 * held_out.rows > 0
+
+
+def test_what_cannot_be_gone_on_with_is_refused(place, monkeypatch):
+    folder = collect(asked(place), place / "corpus")
+    with pytest.raises(DataError, match=r"was begun with least 2, now it is 3"):
+        collect(asked(place, least=3), folder)
+    with pytest.raises(DataError, match="none of 230 rows was kept"):
+        collect(asked(place, least=9), place / "none")
+    with pytest.raises(DataError, match="nowhere"):
+        collect(asked(place, place=str(place / "nowhere.jsonl")), place / "absent")
+
+
+def test_the_command_collects_and_a_dry_run_tells_the_size(place, handlers):
+    told = [
+        "fetch",
+        "fineweb-edu",
+        "--source",
+        str(place / "origin"),
+        "--to",
+        str(place / "corpus"),
+    ]
+    door = CliRunner()
+    dry = door.invoke(cli.app, [*told, "--dry-run"])
+    size = sum(path.stat().st_size for path in (place / "origin").iterdir())
+    assert f"{size:,} bytes at the source" in dry.output
+    assert not (place / "corpus").exists()
+    done = door.invoke(cli.app, [*told, "--samples", "100", "--score", "4"])
+    assert done.exit_code == 0, done.output
+    wanted = sum(row["int_score"] >= 4 and bool(row["text"]) for row in rows())
+    assert files.verify(place / "corpus").about["kept"] == wanted
