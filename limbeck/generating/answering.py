@@ -60,6 +60,7 @@ def _asked(
         remote.model,
         remote.body,
         remote.max_tokens_as,
+        remote.seeds,
         limits.seconds_per_request,
         limits.bytes_per_answer,
         limits.concurrency,

@@ -31,6 +31,9 @@ class Remote(Frozen):
     max_tokens_as: Literal["max_tokens", "max_completion_tokens"] = Field(
         default="max_tokens", description="what the server calls it"
     )
+    seeds: bool = Field(
+        default=False, description="sends each answer's own seed, for servers that take one"
+    )
     plain_http: bool = Field(
         default=False, description="allows http to another machine, without a key"
     )
@@ -96,6 +99,8 @@ class Teacher(Frozen):
             raise ValueError("wanted one of openai, anthropic and local.")
         if self.anthropic and self.anthropic.max_tokens_as != "max_tokens":
             raise ValueError("max_tokens_as is for openai.")
+        if self.anthropic and self.anthropic.seeds:
+            raise ValueError("seeds is for openai: the other shape has none.")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 
@@ -12,6 +13,11 @@ class Asked:
     id: str
     prompt: str
     system: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """A seed of 63 bits that belongs to the id."""
+        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

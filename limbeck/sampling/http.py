@@ -32,13 +32,14 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Pr
 
 @dataclass(frozen=True)
 class Server:
-    """Where to ask, and how. extra: fields of every body beside those that the shape sets."""
+    """Where to ask, and how. extra: fields of every body beside those that the shape sets. seeds: whether each request tells its own."""
 
     shape: str
     url: str
     model: str
     extra: dict[str, Any]
     max_tokens_as: str = "max_tokens"
+    seeds: bool = False
     seconds: float = 60.0
     largest: int = LARGEST
     concurrency: int = 8
@@ -89,6 +90,8 @@ class Endpoint:
     def _content(self, asked: Asked) -> bytes:
         body = self._shape.body(asked, self._server.model, self._drawing)
         body[self._server.max_tokens_as] = body.pop("max_tokens")
+        if self._server.seeds:
+            body["seed"] = asked.seed >> 32  # 31 bits: some servers hold it in an int32
         return json.dumps(body | self._server.extra, ensure_ascii=False).encode()
 
     async def _exchange(self, asked: Asked) -> Answer | Failure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,12 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from limbeck.sampling.answers import Answer, Drawing
-
-
-def seed_of(name: str) -> int:
-    """A seed that belongs to a request's id."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+from limbeck.sampling.answers import Answer, Asked, Drawing
 
 
 class _Drawn:
@@ -74,7 +68,7 @@ def write(
     for number, (_, ids) in enumerate(prompts):
         rows[number, longest - len(ids) :] = torch.tensor(ids, dtype=torch.int64)
         there[number, longest - len(ids) :] = 1
-    seeds = [seed_of(name) for name, _ in prompts]
+    seeds = [Asked(name, "").seed for name, _ in prompts]
     processors = LogitsProcessorList()
     if drawing.temperature:
         processors.append(_Drawn(drawing, seeds, device))

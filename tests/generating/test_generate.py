@@ -194,6 +194,19 @@ def test_a_server_that_adds_a_prompt_of_its_own_is_over_the_cap_by_its_first_ans
         assert cap - 700 < teacher.tokens_in + teacher.tokens_out <= cap
 
 
+def test_each_answer_has_a_seed_of_its_own_and_the_same_in_every_run(tmp_path):
+    seeds = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        with tiny_server.serving() as teacher:
+            served = {"openai": {"url": teacher.url, "model": "tiny", "seeds": True}}
+            tiny.run(tiny.written(tmp_path / place, "", whole=served, sampling={"n": 2}))
+        seeds.append({(body["messages"][0]["content"], body["seed"]) for body in teacher.bodies})
+    assert seeds[0] == seeds[1]
+    assert len({seed for _, seed in seeds[0]}) == 24
+    assert all(0 <= seed < 2**31 for _, seed in seeds[0])
+
+
 def test_a_dry_run_tells_the_cost_and_asks_nobody(tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with tiny_server.serving() as teacher:
