@@ -117,3 +117,9 @@ def test_each_test_is_a_sentence():
 def test_nothing_names_the_machine_it_was_made_on():
     pages = [*HERE.glob("*.md"), *HERE.glob("docs/**/*.md"), HERE / "constraints.txt"]
     assert not holding([*pages, *OURS], "/(ho" + "me|Us" + "ers|wo" + "rk)/")
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by name alone, and refuses the second."""
+    names = [path.name for path in HERE.glob("tests/**/*.py")]
+    assert not {name for name in names if names.count(name) > 1}
