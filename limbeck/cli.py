@@ -113,10 +113,10 @@ def fetch(
     known = [*fetching.FETCHABLE, *collecting.CORPORA]
     if name not in known:
         raise RecipeError(f"Nothing called '{name}' to fetch.{names.suggestion(name, known)}")
+    wanted = collecting.Wanted(
+        name, subset, samples, shards, score, held_out, compressed=compress, place=source
+    )
     if name in collecting.CORPORA:
-        wanted = collecting.Wanted(
-            name, subset, samples, shards, score, held_out, compressed=compress, place=source
-        )
         if dry_run:
             size = collecting.size(wanted)
             Console().print(
@@ -126,6 +126,8 @@ def fetch(
         _own_work()
         folder = collecting.collect(wanted, to or Path("corpora") / name)
     else:
+        if dry_run or wanted != collecting.Wanted(name):
+            raise RecipeError(f"fetch {name}: takes --to alone; the other options are of corpora.")
         folder = fetching.FETCHABLE[name].fetch(to or Path(fetching.FETCHABLE[name].folder))
     Console().print(f"{name} is in {folder}", soft_wrap=True, markup=False)
 

@@ -14,18 +14,20 @@ from limbeck.data.inputs import ROWS, inputs
 from limbeck.data.records import opened
 from limbeck.data.sieve import unusable
 from limbeck.errors import DataError
+from limbeck.folder import beside, locked
 from limbeck.progress import progress, say
 
 STATE = "state.json"
 SIDES = ("train", "held_out")
+COUNTS = ("shards", "read", "kept", "empty")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where a corpus lies, and what is kept of its rows. text: the keys of which one must be there."""
+    """Where a corpus lies, and what is kept of its rows. text: the key that a row must have something under."""
 
     name: str
-    text: tuple[str, ...]
+    text: str
     beside: tuple[str, ...]
     score: str | None = None
     subset: str | None = None
@@ -33,11 +35,11 @@ class Corpus:
 
 CORPORA = {
     "fineweb-edu": Corpus(
-        "HuggingFaceFW/fineweb-edu", ("text",), ("id", "url", "int_score"), "int_score",
+        "HuggingFaceFW/fineweb-edu", "text", ("id", "url", "int_score"), "int_score",
         "CC-MAIN-2014-49",
     ),
     "openhermes": Corpus(
-        "teknium/OpenHermes-2.5", ("conversations",), ("system_prompt", "source", "category")
+        "teknium/OpenHermes-2.5", "conversations", ("system_prompt", "source", "category")
     ),
 }  # fmt: skip
 """{name on the command line: what it is}"""
@@ -65,48 +67,56 @@ def collect(wanted: Wanted, folder: Path) -> Path:
 
     Raises DataError where the folder holds something else, or the corpus cannot be read.
     """
-    corpus = CORPORA[wanted.corpus]
+    _check(wanted)
     if (folder / files.MANIFEST).is_file():
-        _same(folder, files.verify(folder).about["wanted"], wanted)
+        _same(folder, files.verify(folder).about["wanted"], asdict(wanted))
         return folder
-    rows, where = _rows(corpus, wanted)
-    told = files.read_json(folder / STATE) if (folder / STATE).is_file() else None
-    done = read = kept = empty = 0
-    if told is not None:
-        _same(folder, told["wanted"], wanted)
-        if told["where"] != where:
+    with locked(folder, beside(folder), "Wait for it, or give another folder with --to."):
+        about = _written(wanted, folder)
+        if not about["kept"]:
             raise DataError(
-                f"{folder} was begun from {told['where']}; now it is {where}. Give another folder with --to."
+                f"{about['where']}: none of {about['read']:,} rows was kept. Lower --score, or look at the corpus."
             )
-        done, read, kept, empty = (told[key] for key in ("shards", "read", "kept", "empty"))
+        files.seal(folder, {"kind": "corpus"} | about)
+    told = "{kept:,} of {read:,} rows kept in {shards:,} shards; {empty:,} held no text."
+    say(f"{folder}: {told.format(**about)}")
+    return folder
+
+
+def _written(wanted: Wanted, folder: Path) -> dict[str, Any]:
+    """Writes every shard that is missing. What was wanted, read from where, and the counts."""
+    corpus = CORPORA[wanted.corpus]
+    rows, where = _rows(corpus, wanted)
+    about: dict[str, Any] = {"wanted": asdict(wanted), "where": where}
+    about |= dict.fromkeys(COUNTS, 0)
+    if (folder / STATE).is_file():
+        told = files.read_json(folder / STATE)
+        _same(folder, told["wanted"], about["wanted"])
+        _same(folder, {"where": told["where"]}, {"where": where})
         rows.load_state_dict(told["state"])
-        say(f"{folder}: goes on behind shard {done} ({kept:,} of {read:,} rows kept).")
-    folder.mkdir(parents=True, exist_ok=True)
+        about |= {name: told[name] for name in COUNTS}
+        say(f"{folder}: goes on behind shard {about['shards']} ({about['kept']:,} rows kept).")
+    else:
+        _only_ours(folder)
     for inner in (folder, *(folder / side for side in SIDES)):
         files.sweep(inner)
-    stream = iter(rows)
-    with progress(f"collect {wanted.corpus} (shards)", wanted.shards, done=done) as bar:
-        while wanted.shards is None or done < wanted.shards:
+    stream, ended = iter(rows), False
+    with progress(f"collect {wanted.corpus} (shards)", wanted.shards, done=about["shards"]) as bar:
+        while not ended and (wanted.shards is None or about["shards"] < wanted.shards):
             part = _Part(corpus, wanted)
             ended = part.fill(stream)
-            read, kept, empty = read + part.read, kept + part.kept, empty + part.empty
             if part.kept:
-                part.write(folder, done)
-                done += 1
+                part.write(folder, about["shards"])
                 bar.advance()
-            counts = {"shards": done, "read": read, "kept": kept, "empty": empty}
-            about = {"wanted": asdict(wanted), "where": where, **counts}
+            found = {
+                "shards": int(part.kept > 0),
+                "read": part.read,
+                "kept": part.kept,
+                "empty": part.empty,
+            }
+            about |= {name: about[name] + found[name] for name in COUNTS}
             files.write_json(folder / STATE, about | {"state": rows.state_dict()})
-            if ended:
-                break
-    if not kept:
-        raise DataError(
-            f"{where}: none of {read:,} rows was kept. Lower --score, or look at the corpus."
-        )
-    say(f"{folder}: {kept:,} of {read:,} rows kept in {done:,} shards; {empty:,} held no text.")
-    (folder / STATE).unlink()
-    files.seal(folder, {"kind": "corpus"} | about)
-    return folder
+    return about
 
 
 class _Part:
@@ -123,8 +133,8 @@ class _Part:
             self.read += 1
             line = self._line(row)
             if line is not None:
-                side = int(files.digest(line)[:13], 16) < self._wanted.held_out * 16**13
-                self._lines["held_out" if side else "train"].append(line)
+                side = "held_out" if files.in_share(line, self._wanted.held_out) else "train"
+                self._lines[side].append(line)
                 self.kept += 1
             if self.kept == self._wanted.samples:
                 return False
@@ -135,11 +145,11 @@ class _Part:
         corpus, least = self._corpus, self._wanted.least
         if least is not None and corpus.score and not (row.get(corpus.score) or 0) >= least:
             return None
-        said = [row.get(key) for key in corpus.text]
-        if not all(said) or any(isinstance(text, str) and unusable(text) for text in said):
+        said = row.get(corpus.text)
+        if not said or (isinstance(said, str) and unusable(said)):
             self.empty += 1
             return None
-        kept = {key: row[key] for key in (*corpus.text, *corpus.beside) if row.get(key) is not None}
+        kept = {key: row[key] for key in (corpus.text, *corpus.beside) if row.get(key) is not None}
         return json.dumps(kept, ensure_ascii=False).encode() + b"\n"
 
     def write(self, folder: Path, number: int) -> None:
@@ -189,8 +199,28 @@ def size(wanted: Wanted) -> int | None:
     )  # fmt: skip
 
 
-def _same(folder: Path, before: dict[str, Any], wanted: Wanted) -> None:
-    for key, value in asdict(wanted).items():
+def _check(wanted: Wanted) -> None:
+    """Raises for what nobody would heed."""
+    corpus = CORPORA[wanted.corpus]
+    if wanted.least is not None and corpus.score is None:
+        raise DataError(f"--score: {wanted.corpus} has no score. Leave it out.")
+    if wanted.subset is not None and (wanted.place is not None or corpus.subset is None):
+        what = "a folder (--source)" if wanted.place is not None else wanted.corpus
+        raise DataError(f"--subset: {what} has no subsets. Leave it out.")
+
+
+def _only_ours(folder: Path) -> None:
+    """Raises where a folder holds anything but what a kill before its first state can have left."""
+    for path in folder.rglob("*"):
+        shard = path.parent.name in SIDES and "shard-" in path.name
+        if path.is_file() and not shard and not path.name.startswith("."):
+            raise DataError(
+                f"{folder} holds {path.name}, which is no shard. Give another folder with --to."
+            )
+
+
+def _same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in now.items():
         if before.get(key) != value:
             raise DataError(
                 f"{folder} was begun with {key} {before.get(key)}, now it is {value}. Give another folder with --to."

@@ -39,10 +39,11 @@ def export(
 ) -> float:
     """Writes the folder, loads it in a fresh process and compares logits. Returns the largest difference from the student.
 
-    checkpoint: which one the student is of, for the manifest. probe: token ids (batch, time). The folder comes to exist only where the reloaded model says what the student
-    of the same dtype says here, within `max_difference` of its largest logit (or of 1; a hundred times as much in a narrower dtype),
-    and says nothing that is not finite. Raises LimbeckError otherwise. How far a narrower dtype is from the student itself
-    depends on the student, so it is told and not judged.
+    checkpoint: which one the student is of, for the manifest. probe: token ids (batch, time). The folder comes to exist
+    only where the reloaded model says what the student of the same dtype says here, within `max_difference` of its
+    largest logit (or of 1; a hundred times as much in a narrower dtype), and says nothing that is not finite. Raises
+    LimbeckError otherwise. How far a narrower dtype is from the student itself depends on the student, so it is told
+    and not judged.
     """
     student = student.to("cpu").eval()
     same = student.dtype == DTYPES[dtype]

@@ -79,6 +79,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def in_share(raw: bytes, share: float) -> bool:
+    """Whether these bytes belong to a share of all there are: a property of the bytes alone, so the same on every machine."""
+    return int(digest(raw)[:13], 16) < share * 16**13
+
+
 def sealed(body: dict[str, Any]) -> bytes:
     """Canonical JSON of an object that carries its own digest."""
     return canonical(body | {"sha256": digest(canonical(body))})

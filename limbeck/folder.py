@@ -70,22 +70,33 @@ def _difference(there: str, here: str) -> str:
 
 
 @contextlib.contextmanager
-def owned(path: Path) -> Iterator[None]:
-    """Keeps a second process out of a run's folder; the system frees it when this process ends."""
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / ".lock", timeout=0)
+def locked(folder: Path, lock: Path, mend: str) -> Iterator[None]:
+    """Keeps a second process out of a folder; the system frees it when this process ends. mend: what to do about the other one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, timeout=0)
     try:
-        lock.acquire()
+        held.acquire()
     except Timeout as reason:
-        raise LimbeckError(
-            f"{path} is in use by another process. Wait for it, stop it, or give this run another name."
-        ) from reason
+        raise LimbeckError(f"{folder} is in use by another process. {mend}") from reason
     try:
+        yield
+    finally:
+        held.release()
+
+
+def beside(folder: Path) -> Path:
+    """The lock of a folder whose every file is in its manifest: it stands outside."""
+    return folder.parent / f".{folder.name}.lock"
+
+
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Keeps a second process out of a run's folder, and sweeps what killed ones left there."""
+    mend = "Wait for it, stop it, or give this run another name."
+    with locked(path, path / ".lock", mend):
         for folder in (path, path / "control"):
             if folder.is_dir():
                 files.sweep(folder)
                 for inner in folder.glob("stages/*/checkpoints"):
                     files.sweep(inner)
         yield
-    finally:
-        lock.release()

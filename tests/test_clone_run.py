@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_clones import TERMS, spelled
 
-from limbeck import arm, assembly, loading, run, showing
+from limbeck import arm, assembly, estimating, loading, run, showing
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.models import load
+from limbeck.models import load, narrowing
 from limbeck.strict import parse_yaml
 from limbeck.training import frozen, loop, parallel
 
@@ -158,6 +158,15 @@ def test_a_plan_tells_what_is_deployed_and_what_is_shared(place, capsys, monkeyp
     assert "layers.0.mlp.down_proj.inner (32) = layers.0.mlp.down_proj (32)" in told
     assert "through the student's projection, which learns from both sides" in told
     assert "held once with one rank" in told
+    recipe = asked(place, "planned")
+    clone = assembly.student_on_meta(recipe)
+    made = narrowing.products(clone, one_block=False)
+    plain = assembly.finisher(recipe)(assembly.student_on_meta(recipe))
+    before, after = (
+        estimating.estimate(one, 1, 1, recipe.stages[0], recipe, 4).activations
+        for one in (clone, plain)
+    )
+    assert before - after == pytest.approx(made * 4 / estimating.GIGA)
     other = {"live": {"model": str(place / "teacher"), "dtype": "bfloat16"}}
     showing.show(asked(place, "planned", teacher=other))
     assert "held once with one rank" not in capsys.readouterr().out

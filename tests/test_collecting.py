@@ -3,6 +3,10 @@
 import gzip
 import json
 import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import pytest
 import tiny_text
@@ -10,7 +14,9 @@ from typer.testing import CliRunner
 
 from limbeck import cli, collecting, files
 from limbeck.collecting import Wanted, collect
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
+from limbeck.folder import beside, locked
+from limbeck.sources.chat import chat
 from limbeck.sources.text import text
 
 pytest.importorskip("datasets")
@@ -66,7 +72,6 @@ def test_rows_of_the_least_score_are_kept_once_in_order_and_split_by_content(pla
     about = files.verify(folder).about
     assert (about["read"], about["kept"], about["empty"]) == (230, len(wanted), 2)
     assert "2 held no text" in capsys.readouterr().err
-    assert not (folder / collecting.STATE).exists()
     assert collect(asked(place), folder) == folder
 
 
@@ -94,6 +99,67 @@ def test_a_stopped_collection_goes_on_to_the_same_bytes(place, monkeypatch):
     for name in names:
         assert (whole / name).read_bytes() == (place / "stopped" / name).read_bytes()
     assert files.verify(place / "stopped").about["kept"] == files.verify(whole).about["kept"]
+
+
+COLLECTED = """
+import sys
+from pathlib import Path
+from limbeck.collecting import Wanted, collect
+collect(Wanted("fineweb-edu", samples=1, least=2, held_out=0.1, place=sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def shards(folder):
+    return len(list(folder.rglob("shard-*")))
+
+
+def test_a_killed_collection_loses_no_row_and_reads_none_twice(place):
+    """SIGKILL behind a shard, wherever the next one stands; the last kills come when nearly all is there."""
+    whole = collect(asked(place, samples=1), place / "whole")
+    every, target, kills = shards(whole), place / "killed", 0
+    command = [sys.executable, "-c", COLLECTED, str(place / "origin"), str(target)]
+    for wanted in (1, every // 3, every // 2, every - 1, every):
+        work = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while work.poll() is None and shards(target) < wanted:
+            time.sleep(0.001)
+        kills += work.poll() is None
+        work.kill()
+        work.wait()
+    assert kills >= 3
+    collect(asked(place, samples=1), target)
+    assert written(target) == written(whole)
+    counts = [files.verify(one).about for one in (target, whole)]
+    assert counts[0] == counts[1]
+
+
+def test_what_was_all_written_but_not_sealed_is_sealed(place, monkeypatch):
+    def killed(folder, about):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collect(asked(place, shards=2), place / "corpus")
+    assert files.verify(collect(asked(place, shards=2), place / "corpus")).about["kept"] == 80
+
+
+def test_conversations_are_collected_and_read(place):
+    talk = [
+        {"conversations": [{"from": "human", "value": f"What is {n}?"}, {"from": "gpt", "value": "Wine."}], "source": "x", "id": 3}
+        for n in range(60)
+    ]  # fmt: skip
+    talk.append({"conversations": [], "source": "x", "id": 4})
+    there = place / "talk"
+    there.mkdir()
+    (there / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in talk))
+    folder = collect(Wanted("openhermes", held_out=0.2, place=str(there)), place / "hermes")
+    assert files.verify(folder).about["empty"] == 1
+    told = {"tokenizer": tiny_text.tokenizer(), "length": 64, "seed": 0, "template": "chatml"}
+    kept = [
+        chat(path=str(folder), split=side, prepared=str(place / "prepared"), **told).rows
+        for side in collecting.SIDES
+    ]
+    assert kept[0] > kept[1] > 0
 
 
 def test_no_more_shards_are_written_than_were_asked_for(place):
@@ -133,6 +199,21 @@ def test_what_cannot_be_gone_on_with_is_refused(place, monkeypatch):
         collect(asked(place, least=3), folder)
     with pytest.raises(DataError, match="none of 230 rows was kept"):
         collect(asked(place, least=9), place / "none")
+    for told, wrong in (
+        ({"subset": "CC-MAIN-2014-49"}, "--subset"),
+        ({"corpus": "openhermes"}, "--score"),
+    ):
+        with pytest.raises(DataError, match=wrong):
+            collect(replace(asked(place), **told), place / "unheeded")
+    (place / "mine").mkdir()
+    (place / "mine/notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"holds notes\.txt, which is no shard"):
+        collect(asked(place), place / "mine")
+    with (
+        locked(place / "busy", beside(place / "busy"), "Wait."),
+        pytest.raises(LimbeckError, match="in use by another"),
+    ):
+        collect(asked(place), place / "busy")
     with pytest.raises(DataError, match="nowhere"):
         collect(asked(place, place=str(place / "nowhere.jsonl")), place / "absent")
 
@@ -155,3 +236,5 @@ def test_the_command_collects_and_a_dry_run_tells_the_size(place, handlers):
     assert done.exit_code == 0, done.output
     wanted = sum(row["int_score"] >= 4 and bool(row["text"]) for row in rows())
     assert files.verify(place / "corpus").about["kept"] == wanted
+    refused = door.invoke(cli.app, ["fetch", "python-docs", "--samples", "5"])
+    assert "takes --to alone" in str(refused.exception)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from limbeck import files
 from limbeck.errors import Interrupted, LimbeckError
+from limbeck.folder import beside, locked
 from limbeck.generating import filtering, judging, loaded, results
 from limbeck.generating import journal as lines
 from limbeck.generating.answering import answered
@@ -37,7 +35,7 @@ def generate(path: Path, overrides: Sequence[str], *, dry_run: bool) -> str:
     if asked.judge and asked.judge.teacher.remote:
         from_environment(asked.judge.teacher.remote.key)  # told now, before anybody is paid
     stop = Stop().install()
-    with _owned(folder):
+    with locked(folder, beside(folder), "Wait for it, or give another output."):
         found = plan(asked)
         told = lines.read(folder / JOURNAL)
         if told.torn:
@@ -146,20 +144,3 @@ def estimate(asked: Generation, found: Plan, told: Told) -> str:
         )
     said.append("Nothing was asked.")
     return "\n".join(said)
-
-
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Keeps a second process out. The lock stands beside the folder, whose every file is in its manifest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as reason:
-        raise LimbeckError(
-            f"{folder} is in use by another process. Wait for it, or give another output."
-        ) from reason
-    try:
-        yield
-    finally:
-        lock.release()

@@ -40,7 +40,7 @@ class Rows:
 
 def held_out(prompt: str, share: float) -> bool:
     """Whether a prompt is kept for judging: a property of its text, so that all its answers go with it."""
-    return int(files.digest(prompt.strip().encode())[:13], 16) < share * 16**13
+    return files.in_share(prompt.strip().encode(), share)
 
 
 def said(answer: Answer, reasoning: str) -> str:

@@ -27,8 +27,8 @@ def summed(
 
     mine, theirs: (tokens, width). weights: (tokens,). With a term at every matrix of every block what lies between
     the sides and the sum, in float32 and several times as large, would fill the memory until the backward pass; it is
-    freed at once. Limbeck's own objectives are compiled where they are wide, with their slopes, in one pass or two over both
-    sides: eagerly there are twenty. LIMBECK_EAGER=1 has all of it eagerly.
+    freed at once. Limbeck's own objectives are compiled where they are wide, together with their slopes: eagerly each
+    operation writes both sides anew. LIMBECK_EAGER=1 has all of it eagerly.
     """
     if not torch.is_grad_enabled():
         return weighed(function(mine, theirs, rows), weights)

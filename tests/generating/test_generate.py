@@ -16,7 +16,7 @@ import tiny_text
 
 from limbeck import cli, files
 from limbeck.data.layouts import example
-from limbeck.generating import command
+from limbeck.folder import beside, locked
 from limbeck.sources.chat import chat
 
 pytestmark = pytest.mark.usefixtures("handlers")
@@ -249,7 +249,8 @@ def test_a_stop_waits_for_what_is_on_the_way(tmp_path, monkeypatch, capsys):
 
 
 def test_a_second_process_is_kept_out(tmp_path):
-    with tiny_server.serving() as teacher, command._owned(tmp_path / "out"):
+    place = tmp_path / "out"
+    with tiny_server.serving() as teacher, locked(place, beside(place), "Wait."):
         said = tiny.refused(tiny.written(tmp_path, teacher.url))
     assert "in use by another process" in said
     assert not teacher.bodies
