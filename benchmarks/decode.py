@@ -1,4 +1,4 @@
-"""A teacher and a hybrid of its size read prompts and write behind them: rates, time to the first token, memory."""
+"""A teacher and hybrids of it read prompts and write behind them: rates, time to the first token, memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from side_by_side import Round, ratio, save
-from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import BambaForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from limbeck.evaluation._speed import measure_speed
-from limbeck.models import load, place
+from limbeck.models import hybrid, load, place
 
 # SmolLM2-135M's, and a tiny model's.
 SIZES: dict[str, Any] = {
@@ -38,23 +38,18 @@ def teacher(sizes: dict[str, Any], longest: int) -> LlamaForCausalLM:
     )
 
 
-def hybrid(sizes: dict[str, Any], longest: int) -> BambaForCausalLM:
-    """Mamba-2 in all but four layers, with the teacher's heads: as many, as wide, and states as wide."""
-    torch.manual_seed(0)
-    layers, heads = sizes["num_hidden_layers"], sizes["num_attention_heads"]
-    width = sizes["hidden_size"] // heads
-    config = BambaConfig(
-        **sizes,
-        max_position_embeddings=longest,
-        tie_word_embeddings=True,
-        attn_layer_indices=[(2 * n + 1) * layers // (2 * ATTENTION) for n in range(ATTENTION)],
-        mamba_n_heads=heads,
-        mamba_d_head=width,
-        mamba_d_state=width,
-        mamba_n_groups=heads,
-        mamba_expand=1,
-    )
-    return BambaForCausalLM(config)
+def hybrids(origin: PreTrainedModel) -> dict[str, PreTrainedModel]:
+    """Mixers in all but four layers, with the teacher's heads: as many, as wide, and states as wide."""
+    config = origin.config
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    kept = tuple((2 * n + 1) * layers // (2 * ATTENTION) for n in range(ATTENTION))
+    width = config.hidden_size // heads
+    found = {
+        kind: hybrid.transferred(origin, hybrid.Shape(kind, kept, heads, width, width))
+        for kind in ("mamba2", "discrete_mamba2")
+    }
+    plain = BambaForCausalLM(found["mamba2"].config)
+    return {"mamba2 of transformers alone": plain, **found}
 
 
 def rounds_of(found: dict[str, Any], work: str) -> list[Round]:
@@ -63,17 +58,18 @@ def rounds_of(found: dict[str, Any], work: str) -> list[Round]:
     return [Round(cpu, wall) for cpu, wall in pairs]
 
 
-def row(both: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Both models at one size."""
-    one = both["teacher"]
-    shown: dict[str, Any] = {"work": f"{one['length']:,} tokens, batch {one['batch']}"}
+def row(teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
+    """A hybrid beside the teacher at one size."""
+    both = {"teacher": teacher, "hybrid": student}
+    shown: dict[str, Any] = {
+        "work": f"{student['length']:,} tokens, batch {student['batch']}",
+        "hybrid": student["model"],
+    }
     for work, name in (("prefill", "read"), ("decode", "write")):
         times = {label: rounds_of(found, work) for label, found in both.items()}
         for label, found in both.items():
             shown[f"{label} {name}s tokens/s"] = found[f"{work}_tokens_per_second"]
         shown[f"{name}: teacher / hybrid"] = ratio(times, "teacher", "hybrid")
-    for label, found in both.items():
-        shown[f"{label} first token s"] = found["first_token_seconds"]
     for label, found in both.items():
         shown[f"{label} keeps MB"] = found["state_bytes"] / 1e6
     for label, found in both.items():
@@ -94,19 +90,24 @@ def main() -> None:
     dtype = torch.float32 if quick else place.dtype_of("auto", device)
     lengths, new = ([24, 48], 4) if quick else ([512, 2048, 8192], 32)
     sizes, longest = TINY if quick else SIZES, max(lengths) + new
-    models = {"teacher": teacher(sizes, longest), "hybrid": hybrid(sizes, longest)}
+    origin = teacher(sizes, longest)
+    models: dict[str, PreTrainedModel] = {"teacher": origin, **hybrids(origin)}
     found = measure_speed(
         {name: model.to(dtype) for name, model in models.items()},
         lengths=lengths,
         batch=options.batch,
         new_tokens=new,
-        rounds=2 if quick else options.rounds,
+        rounds=1 if quick else options.rounds,
         device=device,
     )
-    pairs = zip(found[::2], found[1::2], strict=True)
-    rows = [row({one["model"]: one for one in pair}) for pair in pairs]
-    counts = [f"{one['model']} {one['parameters'] / 1e6:,.1f} M parameters" for one in found[:2]]
-    note = f"random weights, {', '.join(counts)}, {ATTENTION} layers of the hybrid are attention; "
+    each = len(models)
+    rows = [
+        row(found[first], one)
+        for first in range(0, len(found), each)
+        for one in found[first + 1 : first + each]
+    ]
+    counts = [f"{one['model']} {one['parameters'] / 1e6:,.1f} M" for one in found[:each]]
+    note = f"random weights, parameters: {', '.join(counts)}; {ATTENTION} layers of a hybrid are attention; "
     note += f"{str(dtype).removeprefix('torch.')}; {new} tokens written"
     save("decode", rows, quick=quick, note=note)
 

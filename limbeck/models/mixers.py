@@ -69,6 +69,34 @@ def is_edges(mask: Tensor | None) -> bool:
     return mask is not None and mask.dtype == torch.int32 and mask.ndim == 4
 
 
+def told(mask: Tensor | None, batch: int, time: int) -> tuple[Tensor | None, Tensor | None]:
+    """What a mask says: where documents begin, or where a token is no padding, bool (batch, time); or neither."""
+    if mask is None:
+        return None, None
+    if is_edges(mask):
+        return begins(mask.flatten(), batch, time), None
+    return None, mask.bool()
+
+
+def remembered(cache: Any, layer: int, kernel: int) -> tuple[Tensor | None, Tensor | None]:
+    """(batch, kernel - 1, channels) and (batch, heads, head_dim, state) of a cache, or None where it begins."""
+    if cache is None:
+        return None, None
+    held = cache.layers[layer]
+    before, state = held.conv_states[0], held.recurrent_states[0]
+    if before is None:
+        return None, None
+    return before[..., 1 - kernel :].transpose(1, 2), state
+
+
+def remember(cache: Any, layer: int, entered: Tensor, state: Tensor, *, kernel: int) -> None:
+    """Leaves in a cache what entered the convolution, (batch, time, channels), and the state behind it."""
+    if cache is None:
+        return
+    cache.update_conv_state(entered.transpose(1, 2), layer_idx=layer, conv_kernel_size=kernel)
+    cache.update_recurrent_state(state, layer_idx=layer)
+
+
 def mixed(mixer: nn.Module, flow: Flow, starts: Tensor | None, state: Tensor | None = None) -> Any:
     """(batch, time, inner) that the state says to each token, and the last state."""
     for watch in vars(mixer).get(_WATCH, ()):
@@ -87,7 +115,10 @@ def mixed(mixer: nn.Module, flow: Flow, starts: Tensor | None, state: Tensor | N
 
 
 class DocumentsMixer(BambaMixer):  # type: ignore[misc]
-    """Bamba's mixer, which takes documents' edges in the place of a mask; with a cache or padding, transformers' own."""
+    """Bamba's mixer, which takes documents' edges in the place of a mask, and reads by the scan of models/scan.py.
+
+    Where a cache keeps its past, to take tokens back, it is transformers' own. States are float32, as the kernels'.
+    """
 
     def forward(
         self,
@@ -96,35 +127,49 @@ class DocumentsMixer(BambaMixer):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """(batch, time, width) of (batch, time, width)."""
-        padded = attention_mask is not None and attention_mask.ndim == 2
-        if cache_params is not None or padded:
+        """(batch, time, width) of (batch, time, width); goes on from what a cache holds, and leaves it there.
+
+        attention_mask: edges of documents, or (batch, time), 0 for padding on the left, or None.
+        """
+        if cache_params is not None and cache_params.is_recording_past(self.layer_idx):
             found: Tensor = super().forward(hidden_states, cache_params, attention_mask, **kwargs)
             return found
-        starts = None
-        if is_edges(attention_mask):
-            assert attention_mask is not None
-            starts = begins(attention_mask.flatten(), *hidden_states.shape[:2])
-        flow = self.flow(hidden_states, starts)
-        said, _ = mixed(self, flow, starts)
+        starts, padding = told(attention_mask, *hidden_states.shape[:2])
+        before, state = remembered(cache_params, self.layer_idx, self.conv_kernel_size)
+        flow, entered = self.flow(hidden_states, starts, padding, before)
+        said, state = mixed(self, flow, starts, state)
+        remember(cache_params, self.layer_idx, entered, state, kernel=self.conv_kernel_size)
         output: Tensor = self.out_proj(self.norm(said, flow.gate).to(hidden_states.dtype))
         return output
 
-    def flow(self, hidden_states: Tensor, starts: Tensor | None) -> Flow:
-        """What enters the state: of (batch, time, width)."""
+    def flow(
+        self,
+        hidden_states: Tensor,
+        starts: Tensor | None,
+        padding: Tensor | None = None,
+        before: Tensor | None = None,
+    ) -> tuple[Flow, Tensor]:
+        """What enters the state, of (batch, time, width), and the convolution: (batch, time, channels).
+
+        padding: bool (batch, time), false where a token is none: it writes nothing, and the state does not decay.
+        """
         batch, time, _ = hidden_states.shape
-        gate, inside, step = self.in_proj(hidden_states).split(
+        gate, entered, step = self.in_proj(hidden_states).split(
             [self.intermediate_size, self.conv_dim, self.num_heads], -1
         )
+        if padding is not None:
+            entered = entered * padding.unsqueeze(-1)
         weight = self.conv1d.weight.squeeze(1)
-        inside = self.act(scan.convolve(inside, weight, self.conv1d.bias, begins=starts))
+        inside = scan.convolve(entered, weight, self.conv1d.bias, begins=starts, before=before)
         groups = self.n_groups * self.ssm_state_size
-        values, write, read = inside.split([self.intermediate_size, groups, groups], -1)
+        values, write, read = self.act(inside).split([self.intermediate_size, groups, groups], -1)
         precise = precise_of(hidden_states)
         step = functional.softplus((step + self.dt_bias.to(step.dtype)).to(precise))
         step = step.clamp(*self.time_step_limit)
+        if padding is not None:
+            step = step * padding.unsqueeze(-1)
         shape = (batch, time, self.n_groups, self.ssm_state_size)
-        return Flow(
+        found = Flow(
             values=values.view(batch, time, self.num_heads, self.head_dim).to(precise),
             write=write.view(shape),
             read=read.view(shape),
@@ -133,6 +178,7 @@ class DocumentsMixer(BambaMixer):  # type: ignore[misc]
             skip=self.D.to(precise),
             gate=gate,
         )
+        return found, entered
 
 
 def with_documents(model: nn.Module) -> None:
@@ -178,18 +224,11 @@ class DiscreteMamba2(nn.Module):
 
         attention_mask: edges of documents, or (batch, time), 0 for padding on the left, or None.
         """
-        batch, time = hidden_states.shape[:2]
-        starts, padding = None, None
-        if is_edges(attention_mask):
-            assert attention_mask is not None
-            starts = begins(attention_mask.flatten(), batch, time)
-        elif attention_mask is not None:
-            padding = attention_mask.bool()
-        before, state = self._remembered(cache_params)
+        starts, padding = told(attention_mask, *hidden_states.shape[:2])
+        before, state = remembered(cache_params, self.layer_idx, self.kernel)
         flow, entered = self.flow(hidden_states, starts, padding, before)
         said, state = mixed(self, flow, starts, state)
-        if cache_params is not None:
-            self._remember(cache_params, entered, state)
+        remember(cache_params, self.layer_idx, entered, state, kernel=self.kernel)
         gate = functional.silu(flow.gate + self.z_bias)
         output: Tensor = self.out_proj(said.to(hidden_states.dtype) * gate)
         return output
@@ -233,19 +272,3 @@ class DiscreteMamba2(nn.Module):
             gate=gate,
         )
         return found, entered
-
-    def _remembered(self, cache: Any) -> tuple[Tensor | None, Tensor | None]:
-        """(batch, kernel - 1, channels) and (batch, heads, head_dim, state) of a cache, or None where it begins."""
-        if cache is None:
-            return None, None
-        layer = cache.layers[self.layer_idx]
-        before, state = layer.conv_states[0], layer.recurrent_states[0]
-        if before is None:
-            return None, None
-        return before[..., 1 - self.kernel :].transpose(1, 2), state
-
-    def _remember(self, cache: Any, entered: Tensor, state: Tensor) -> None:
-        cache.update_conv_state(
-            entered.transpose(1, 2), layer_idx=self.layer_idx, conv_kernel_size=self.kernel
-        )
-        cache.update_recurrent_state(state, layer_idx=self.layer_idx)

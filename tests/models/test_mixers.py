@@ -8,6 +8,7 @@ import tiny_hybrid
 import torch
 from tiny_hybrid import MIXERS
 from torch.nn import functional
+from transformers import DynamicCache
 from transformers.models.bamba.modeling_bamba import BambaMixer
 
 from limbeck.models import attention, hybrid, mixers
@@ -227,3 +228,29 @@ def test_only_plain_mixers_of_bamba_take_documents():
     mixers.with_documents(model)
     assert all(type(one) is DiscreteMamba2 for one in hybrid.mixers(model).values())
     assert math.isclose(GATE_OPEN, 1.2784645427610738)
+
+
+@pytest.mark.parametrize(
+    ("parts", "padded"),
+    [((11,), 0), ((7, 4), 0), ((6, 1, 1, 3), 0), ((1,) * 11, 0), ((11,), 3), ((7, 4), 3)],
+)
+def test_the_mixer_goes_on_from_a_cache_as_transformers_own_reads_it_all(parts, padded):
+    ours, hidden = one("mamba2", dtype=torch.float32), inputs(time=11, dtype=torch.float32)
+    seen = torch.ones(hidden.shape[:2], dtype=torch.int64)
+    seen[0, :padded] = 0
+    config = hybrid.config_of(tiny_hybrid.teacher().config, hybrid.Shape("mamba2", (), 4, 4, 5))
+
+    def through(forward, parts):
+        cache, found, at = DynamicCache(config=config), [], 0
+        for part in parts:
+            asked = {"attention_mask": seen[:, :part]} if at == 0 else {}
+            found.append(forward(hidden[:, at : at + part], cache, **asked))
+            at += part
+        held = cache.layers[0]
+        return torch.cat(found, 1)[seen.bool()], held.conv_states[0], held.recurrent_states[0]
+
+    with torch.no_grad():
+        mine = through(ours, parts)
+        theirs = through(lambda *given, **told: BambaMixer.forward(ours, *given, **told), (11,))
+    for left, right in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
