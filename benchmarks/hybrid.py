@@ -21,8 +21,8 @@ from limbeck.models import probe
 LENGTH, ROWS, KEPT = 256, 4, 4
 # Of all tokens, to the first and the second stage where there are any; the rest is the last one's.
 SHARES = {"orient": 0.1, "align": 0.3}
-RATES = {"orient": 1e-3, "align": 1e-3, "whole": 3e-4}
-PROMPTS, PAIRS = 200, 10
+RATES = {"orient": 3e-3, "align": 3e-3, "whole": 3e-4}
+PROMPTS, PAIRS = 100, 10
 BOTH = {"at": {"student": "layers.*.mamba", "teacher": "layers.*.self_attn"}}
 ARMS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "mamba2, probe, 1 + 2 + 3": ("mamba2", {"auto": KEPT}, ("orient", "align")),

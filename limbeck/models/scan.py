@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.models import fused
-from limbeck.objectives._mixing import decays, grouped, precise_of, seen
+from limbeck.objectives._mixing import decays, faded, grouped, precise_of, seen
 
 CHUNK = 64
 """Tokens that are mixed as one matrix. Forward and backward of a row were quickest so, of 32, 64 and 128 on a CPU."""
@@ -115,7 +115,7 @@ def _through(
     if begins is not None:
         first = begins.long().cumsum(1) == 0  # of the document that the state is of
         since = since.masked_fill(~first[:, None, None], -torch.inf)
-    left = since.exp()  # (batch, groups, shared, time), what is left of the state that came in
+    left = faded(since)  # (batch, groups, shared, time), what is left of the state that came in
     mixed = ((c @ b.mT).unsqueeze(2) * decay) @ x
     recalled = torch.einsum("bgtn,bgrpn->bgrtp", c, held) * left.unsqueeze(-1)
     written = torch.einsum("bgrtp,bgtn->bgrpn", x * decay[..., -1, :, None], b)

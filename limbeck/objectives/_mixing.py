@@ -188,6 +188,10 @@ def seen(log_a: Tensor, begins: Tensor | None) -> Tensor:
     return (same & causal)[:, None, None]
 
 
+# e^-60 of a number is lost beside any other; e^-87 is float32's least normal number, e^-708 float64's.
+_FADED = {torch.float32: -60.0, torch.float64: -600.0}
+
+
 def decays(log_a: Tensor, seen: Tensor) -> Tensor:
     """The product of a over s+1 ... t where t sees s, else 0: (batch, groups, shared, time, time).
 
@@ -198,4 +202,12 @@ def decays(log_a: Tensor, seen: Tensor) -> Tensor:
     time = log_a.shape[-1]
     after = torch.ones(time, time, dtype=torch.bool, device=log_a.device).tril(-1)
     sums = torch.where(after, log_a.unsqueeze(-1), 0.0).cumsum(-2)  # row t, column s
-    return sums.masked_fill(~seen, -torch.inf).exp()
+    return faded(sums.masked_fill(~seen, -torch.inf))
+
+
+def faded(logs: Tensor) -> Tensor:
+    """exp of logs of decays, and 0 where hardly anything is left: products with it would have no place among normal numbers,
+    and a CPU takes many times as long for those.
+    """
+    least = _FADED[logs.dtype]
+    return logs.masked_fill(logs < least, -torch.inf).exp()
