@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from limbeck import names, recipe, spelling
 from limbeck.recipe import Recipe
+from limbeck.sampling.scorer import Scores
 
 PAGE = Path(__file__).with_name("recipe.md")
 _WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
@@ -142,6 +143,7 @@ def page() -> str:
     lines += table(spelling.Ramp, "`weight` or a number among a term's options")
     lines += table(spelling.Linked, "a term that compares taps, among its options")
     lines += table(spelling.Projector, "`projector` of a term that compares taps")
+    lines += table(Scores, "`server` of a teacher that is asked over HTTP")
     lines += ["## The parts and their options", ""]
     lines += [
         "What a part means in detail stands in its own file, `limbeck/<family>/<name>.py`. Of a teacher's options the run",

@@ -177,9 +177,10 @@ def teacher(base: Ground) -> Teacher | None:
     shared: dict[str, Any] = {"vocab": base.vocab, "tokenizer": base.tokenizer_print}
     shared |= {"device": str(base.device), "dtype": str(base.dtype).removeprefix("torch.")}
     known = names.options(function)
-    found: Teacher = function(
-        **{k: v for k, v in shared.items() if k in known and k not in options}, **options
-    )
+    given = {k: v for k, v in shared.items() if k in known and k not in options}
+    # One that must know words, and not only their fingerprint, takes the tokenizer first, as sources do.
+    first = [base.tokenizer] if names.takes_tokenizer(function) else []
+    found: Teacher = function(*first, **given, **options)
     return found
 
 

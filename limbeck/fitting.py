@@ -15,6 +15,7 @@ from limbeck.training.links import DEEP, Kind, kind_of
 
 # Units of which a relation has something to say: angles need three.
 _FEWEST = 3
+_SERVED = ("remote", "cached")
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -22,6 +23,7 @@ def check(recipe: Recipe) -> Recipe:
     for where, family, part in loading.parts(recipe):
         loading.checked(part, family, where)
     _check_merged(recipe)
+    _check_server(recipe)
     needs_teacher = {"cross_entropy"}
     for index, stage in enumerate(recipe.stages):
         wanted = sorted({term.name for term in stage.terms} - needs_teacher)
@@ -43,9 +45,34 @@ def check(recipe: Recipe) -> Recipe:
         if measure.name == "agreement" and not model:
             raise RecipeError(
                 f"evaluate.measures[{number}]: 'agreement' needs a teacher whose 'model' is named. "
-                "Set evaluate.measures to [bits_per_byte]."
+                "Set evaluate.measures to [bits_per_byte]; a served teacher has no weights to compare with."
             )
     return recipe
+
+
+def _check_server(recipe: Recipe) -> None:
+    """Refuses of a served teacher what no server can give: other kinds of cache, features, a key over plain http."""
+    part = recipe.teacher
+    if part is None or part.name not in _SERVED or part.options.get("server") is None:
+        return
+    where = f"teacher.{part.name}"
+    given = loading.checked(part, "teachers", "teacher")[1]
+    given["server"].check(f"{where}.server")
+    if part.name == "cached":
+        if given.get("model") is not None:
+            raise RecipeError(f"{where}: 'model' and 'server' are both given; wanted one of them.")
+        if given.get("kind", "sample") != "topk+rest":
+            raise RecipeError(
+                f"{where}.kind: '{given.get('kind', 'sample')}' found; a server tells the likeliest ids alone, so wanted "
+                "'topk+rest', with a k that it allows (20 in vLLM, unless --max-logprobs says otherwise)."
+            )
+    for index, stage in enumerate(recipe.stages):
+        for number, term in enumerate(stage.objective):
+            if term.linked is not None:
+                raise RecipeError(
+                    f"stages[{index}].objective[{number}]: '{term.name}' compares what is inside models, and a server shows "
+                    "nothing of it. Take it out, or a live teacher."
+                )
 
 
 def _check_forced(recipe: Recipe, stage: Stage, where: str) -> None:

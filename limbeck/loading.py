@@ -205,7 +205,12 @@ def _typed(value: Any, parameter: inspect.Parameter, where: str) -> Any:
         return TypeAdapter(parameter.annotation).validate_python(value)
     except ValidationError as reason:
         first = reason.errors()[0]
-        raise RecipeError(f"{where}: {first['msg']}. Found {value!r}.") from reason
+        place = _spelled((where, *first["loc"]))
+        if (
+            first["type"] == "value_error"
+        ):  # our own: it says what was found, where that may be said
+            raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise RecipeError(f"{place}: {first['msg']}. Found {first['input']!r}.") from reason
 
 
 def control_of(recipe: Recipe) -> Recipe:

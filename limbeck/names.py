@@ -60,3 +60,9 @@ def options(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a part are its keyword-only parameters."""
     parameters = inspect.signature(part, eval_str=True).parameters.values()
     return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def takes_tokenizer(part: Callable[..., Any]) -> bool:
+    """Whether the first thing that a part is given is a tokenizer."""
+    first = next(iter(inspect.signature(part).parameters.values()), None)
+    return first is not None and first.name == "tokenizer" and first.kind is not first.KEYWORD_ONLY

@@ -34,20 +34,28 @@ def cache_about(base: Ground, length: int) -> CacheAbout:
     Width and head of `hidden8` and `kl-vector` are known only where the cache has begun already.
     """
     given = options(base.recipe)
-    model = assembly.teacher_model(base.recipe)
-    if model is None:
-        raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
+    mark, name = _recorded(base.recipe, given)
     _check_own(base, given)
     path = Path(given["path"])
     found = read_about(path) if (path / ABOUT).is_file() else None
     return CacheAbout(
-        teacher=load.fingerprint(model.name, model.revision),
-        teacher_name=model.name,
+        teacher=mark,
+        teacher_name=name,
         tokenizer=base.tokenizer_print,
         vocab=base.vocab,
         length=length,
         **chosen(given, found, vocab=base.vocab),
     )
+
+
+def _recorded(recipe: Recipe, given: Mapping[str, Any]) -> tuple[str, str]:
+    """Fingerprint and name of the teacher behind a cached one."""
+    if (served := given.get("server")) is not None:
+        return served.fingerprint, served.model
+    model = assembly.teacher_model(recipe)
+    if model is None:
+        raise RecipeError("teacher.cached: give 'model' or 'server', the teacher that is recorded.")
+    return load.fingerprint(model.name, model.revision), model.name
 
 
 def feature_abouts(recipe: Recipe, main: CacheAbout) -> list[CacheAbout]:
@@ -70,6 +78,12 @@ def _check_own(base: Ground, given: Mapping[str, Any]) -> None:
             )
 
 
+def rows_at_once(recipe: Recipe) -> int | None:
+    """Rows that a server is asked of at a time, so that all its requests are on the way; None leaves it to the machine."""
+    served = options(recipe).get("server")
+    return None if served is None else served.concurrency * served.prompts
+
+
 class LazyTeacher:
     """A teacher that is loaded when it is first asked: where all is recorded, it never is."""
 
@@ -88,12 +102,16 @@ class LazyTeacher:
 
 
 def live_teacher(base: Ground) -> LazyTeacher:
-    """The live teacher behind a cached one."""
-    model = assembly.teacher_model(base.recipe)
-    if model is None:
-        raise RecipeError("teacher.cached: give 'model', the teacher that is recorded.")
-    named = {"model": model.name, **({"revision": model.revision} if model.revision else {})}
-    live = base.recipe.model_copy(update={"teacher": Part(name="live", options=named)})
+    """The teacher that is asked behind a cached one: live, or remote."""
+    assert base.recipe.teacher is not None
+    given = base.recipe.teacher.options
+    if given.get("server") is not None:
+        asked = {"server": given["server"], "k": given.get("k", CacheAbout.k)}
+        part = Part(name="remote", options=asked)
+    else:
+        named = {name: given[name] for name in ("model", "revision") if given.get(name)}
+        part = Part(name="live", options=named)
+    live = base.recipe.model_copy(update={"teacher": part})
 
     def load_it() -> Teacher:
         found = assembly.teacher(replace(base, recipe=live))

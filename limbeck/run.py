@@ -157,7 +157,7 @@ def _teacher(base: Ground, stop: Stop, world: parallel.World, whole: Recipe) -> 
         term.name == "cross_entropy" for stage in base.recipe.stages for term in stage.terms
     ):
         return None
-    if part.name == "cached" and part.options.get("model"):
+    if part.name == "cached" and (part.options.get("model") or part.options.get("server")):
         _record(base, stop, world.rank, world.size, whole)
         parallel.barrier()
     return assembly.teacher(base)
@@ -201,6 +201,7 @@ def _record(base: Ground, stop: Stop, rank: int, world: int, whole: Recipe) -> d
         head=functools.partial(recorded.head, base, teacher),
         rank=rank,
         world=world,
+        micro_rows=recorded.rows_at_once(base.recipe),
         chunk=base.recipe.compute.chunk,
         stop=stop,
         device=base.device,

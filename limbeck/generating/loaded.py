@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
@@ -49,14 +48,7 @@ def _check_server(teacher: Teacher, where: str) -> None:
     if remote is None:
         return
     place = f"{where}.{teacher.shape}"
-    if urlsplit(remote.url).scheme == "http" and not loopback(remote.url):
-        if not remote.plain_http:
-            raise RecipeError(
-                f"{place}.url: http to another machine shows prompts and key to the network; wanted https. "
-                "For a server without a key on a network that you trust, set plain_http: true."
-            )
-        if remote.key:
-            raise RecipeError(f"{place}.key: no key is sent over plain http to another machine.")
+    remote.check(place)
     for name in remote.body:
         if name in SHAPES[teacher.shape].set:
             raise RecipeError(

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from limbeck.sampling import secret
 from limbeck.sampling.answers import Drawing
+from limbeck.sampling.place import Place
 from limbeck.spelling import Frozen, Part
 
 CONTINUE = "Continue the following text. Write only what comes next, in the same style.\n\n{text}"
 
-_PLAIN = re.compile(r"[\x21-\x7e]+")
 
+class Remote(Place):
+    """A server that writes."""
 
-class Remote(Frozen):
-    """A server. key: the NAME of an environment variable, never a key."""
-
-    url: str = Field(description="such as https://api.openai.com/v1")
-    model: str = Field(min_length=1, description="as the server calls it")
-    key: str | None = Field(
-        default=None, description="name of the environment variable that holds it"
-    )
     body: dict[str, Any] = Field(
         default_factory=dict, description="more fields of every request, as the server wants them"
     )
@@ -34,43 +25,6 @@ class Remote(Frozen):
     seeds: bool = Field(
         default=False, description="sends each answer's own seed, for servers that take one"
     )
-    plain_http: bool = Field(
-        default=False, description="allows http to another machine, without a key"
-    )
-
-    @field_validator("key", mode="before")
-    @classmethod
-    def _a_name(cls, given: Any) -> Any:
-        # The value is not repeated: it may be the key itself.
-        if given is not None and not (isinstance(given, str) and secret.NAME.fullmatch(given)):
-            raise ValueError(
-                "wanted the name of an environment variable, such as MY_API_KEY. Were it the key itself: take it out "
-                "of the file, and hold it for lost."
-            )
-        return given
-
-    @field_validator("url", mode="before")
-    @classmethod
-    def _plain(cls, given: Any) -> Any:
-        wrong = (
-            "wanted http(s)://host[:port][/path], with neither name and password nor ? or # in it."
-        )
-        if not isinstance(given, str):
-            raise ValueError(wrong)
-        try:
-            parts = urlsplit(given)
-            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            raise ValueError(wrong) from None
-        if (
-            not known
-            or not _PLAIN.fullmatch(given)
-            or "@" in parts.netloc
-            or parts.query
-            or parts.fragment
-        ):
-            raise ValueError(wrong)
-        return given
 
 
 class Local(Frozen):

@@ -206,7 +206,7 @@ def decays(log_a: Tensor, seen: Tensor) -> Tensor:
 
 
 def faded(logs: Tensor) -> Tensor:
-    """exp of logs of decays, and 0 where hardly anything is left: products with it would have no place among normal numbers,
+    """Exp of logs of decays, and 0 where hardly anything is left: products with it would have no place among normal numbers,
     and a CPU takes many times as long for those.
     """
     least = _FADED[logs.dtype]

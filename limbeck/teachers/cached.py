@@ -24,6 +24,7 @@ from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, RecipeError
 from limbeck.models.layout import Head
 from limbeck.models.load import fingerprint
+from limbeck.sampling.scorer import Scores
 from limbeck.types import Batch, HeadLike, HeadMean, Sampled, Signal, TopK, Wanted
 
 Kept = tuple[float, str, int | None]
@@ -181,8 +182,10 @@ def cached(
     feature_width: Annotated[int, Field(gt=0)] | None = None,
     vocab: int | None = None,
     tokenizer: str | None = None,
+    server: Scores | None = None,
 ) -> Cached:
-    """The teacher recorded at `path`, serving tokens (tokens, ...). `model` is what it must have been recorded from.
+    """The teacher recorded at `path`, serving tokens (tokens, ...). `model` is what it must have been recorded from;
+    or `server`, spelled as that of teacher.remote, of which `kind: topk+rest` is recorded with as many ids as it tells.
 
     kind: what is kept of a token. `sample`: ids of at least the probability `threshold`, and `draws` draws of the
     others, one an epoch; 48 to 57 bytes on WikiText-2. `rs`: ids that `samples` draws hit. `topk+rest`: the `k` likeliest and the mass of
@@ -204,9 +207,10 @@ def cached(
         "k": k,
         "values": values,
     }
+    recorded = found.teacher if server is None else server.fingerprint
     wanted = replace(
         found,
-        teacher=found.teacher if model is None else fingerprint(model, revision),
+        teacher=recorded if model is None else fingerprint(model, revision),
         tokenizer=found.tokenizer if tokenizer is None else tokenizer,
         vocab=ids,
         **chosen(settings, found, vocab=ids),

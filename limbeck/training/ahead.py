@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,13 +11,16 @@ import torch
 
 from limbeck.types import Batch, Signal, Source, Teacher, Wanted
 
+_Made = tuple[tuple[int, ...], Batch, Signal | None]
+
 
 @dataclass
 class Ahead:
     """Serves micro-batches by their global positions, each with its Signal.
 
     With a CUDA device the teacher works at the following micro-batch, on a stream of its own, while the student
-    works at this one. What it hands over are hidden states of the tokens that count, so two fit at a time.
+    works at this one. What it hands over are hidden states of the tokens that count, so two fit at a time. A teacher
+    on a server (`elsewhere`) does so too, asked from a thread of its own.
     """
 
     source: Source
@@ -25,7 +29,8 @@ class Ahead:
     wanted: Wanted = Wanted()  # noqa: RUF009
     early: bool | None = None
     _read: dict[tuple[int, ...], Batch] = field(default_factory=dict, init=False)
-    _next: tuple[tuple[int, ...], Batch, Signal | None] | None = field(default=None, init=False)
+    _next: _Made | Future[_Made] | None = field(default=None, init=False)
+    _thread: ThreadPoolExecutor | None = field(default=None, init=False)
     _stream: torch.cuda.Stream | None = field(default=None, init=False)
 
     def batch(self, positions: Sequence[int]) -> Batch:
@@ -40,17 +45,29 @@ class Ahead:
     ) -> tuple[Batch, Signal | None]:
         """The batch of these positions and its Signal; the teacher may begin with `following`, None at the end."""
         waiting, self._next = self._next, None
+        if isinstance(waiting, Future):
+            waiting = waiting.result()
         if waiting is None or waiting[0] != tuple(positions):
             waiting = self._made(positions)
         self._read.pop(waiting[0], None)
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        away = getattr(self.teacher, "elsewhere", False)
         early = self.device.type == "cuda" if self.early is None else self.early
-        if early and self.teacher is not None and following is not None:
+        if early and not away and self.teacher is not None and following is not None:
             self._next = self._made(following)
+        if away and following is not None:
+            self._next = self._asked(following)
         return waiting[1], waiting[2]
 
-    def _made(self, positions: Sequence[int]) -> tuple[tuple[int, ...], Batch, Signal | None]:
+    def _asked(self, positions: Sequence[int]) -> Future[_Made]:
+        """What a thread makes: it waits for a server while this one computes. Its error comes out where it is taken."""
+        assert self.teacher is not None
+        self._thread = self._thread or ThreadPoolExecutor(1, "limbeck-teacher")
+        here, ask = self.batch(positions).to(self.device), self.teacher.signal
+        return self._thread.submit(lambda: (tuple(positions), here, ask(here, self.wanted)))
+
+    def _made(self, positions: Sequence[int]) -> _Made:
         batch = self.batch(positions)
         if self.teacher is None:
             return tuple(positions), batch.to(self.device), None
