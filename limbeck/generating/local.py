@@ -11,10 +11,12 @@ from limbeck.generating import journal as lines
 from limbeck.generating.journal import Journal
 from limbeck.generating.prompts import Wanted
 from limbeck.generating.settings import Generation, Local
-from limbeck.models.load import load_model, load_tokenizer
+from limbeck.models.load import load_config, load_model, load_tokenizer
 from limbeck.models.place import device_of, dtype_of
 from limbeck.progress import Progress
+from limbeck.sampling.answers import Answer, Drawing
 from limbeck.sampling.transformers import write
+from limbeck.sampling.vllm import Engine
 
 Prompted = tuple[Wanted, list[int]]
 
@@ -33,10 +35,10 @@ def answer_all(
     prompted = _encoded(given, tokenizer, wanted, journal, bar)
     if not prompted or stop():
         return "stopped" if stop() else ""
-    device = device_of(given.device)
-    dtype = dtype_of(given.dtype, device)
-    model = load_model(given.model, revision=given.revision, dtype=dtype).to(device)
-    most = getattr(model.config, "max_position_embeddings", None)
+    config = load_config(given.model, revision=given.revision).get_text_config()
+    most = getattr(config, "max_position_embeddings", None)
+    most = given.engine_options.get("max_model_len", most)
+    writes = _writer(given, tokenizer, asked.sampling.drawing, stop)
     for batch in batches(prompted, given.rows):
         longest = max(len(ids) for _, ids in batch) + asked.sampling.max_tokens
         if most is not None and longest > most:
@@ -44,13 +46,7 @@ def answer_all(
                 f"sampling.max_tokens: a prompt and its answer may take {longest:,} tokens, and {given.model} reads "
                 f"{most:,}. Ask for less, or leave long prompts out."
             )
-        answers = write(
-            model,
-            tokenizer,
-            [(one.asked.id, ids) for one, ids in batch],
-            asked.sampling.drawing,
-            stop=stop,
-        )
+        answers = writes([(one.asked.id, ids) for one, ids in batch])
         if answers is None:
             return "stopped"
         journal.put_now(
@@ -61,6 +57,21 @@ def answer_all(
         )
         bar.advance(len(batch))
     return ""
+
+
+def _writer(
+    given: Local, tokenizer: Any, drawing: Drawing, stop: Callable[[], bool]
+) -> Callable[[Sequence[tuple[str, Sequence[int]]]], list[Answer] | None]:
+    """Loads the model; what then answers a batch of (id, token ids), or None where it was asked to stop."""
+    if given.engine == "vllm":
+        options = given.engine_options
+        engine = Engine(given.model, revision=given.revision, dtype=given.dtype, options=options)
+        # One batch is never broken off: it is as long as the longest answer in it.
+        return lambda prompts: None if stop() else engine.write(prompts, drawing)
+    device = device_of(given.device)
+    dtype = dtype_of(given.dtype, device)
+    model = load_model(given.model, revision=given.revision, dtype=dtype).to(device)
+    return lambda prompts: write(model, tokenizer, prompts, drawing, stop=stop)
 
 
 def batches(prompted: Sequence[Prompted], rows: int) -> list[list[Prompted]]:

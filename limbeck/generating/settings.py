@@ -34,10 +34,31 @@ class Local(Frozen):
     revision: str | None = None
     device: str = "auto"
     dtype: str = "auto"
-    rows: int = Field(default=8, gt=0, description="how many prompts are answered at once")
+    rows: int = Field(
+        default=8,
+        gt=0,
+        description="how many prompts are answered at once, and are safe at once; with vllm take hundreds",
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="who writes; vllm must be installed"
+    )
+    engine_options: dict[str, Any] = Field(
+        default_factory=dict, description="what else vllm.LLM is told"
+    )
     template: str | None = Field(
         default=None, description="a chat template: a jinja file, `chatml` or `plain`"
     )
+
+    @model_validator(mode="after")
+    def _options(self) -> Local:
+        if self.engine_options and self.engine != "vllm":
+            raise ValueError("engine_options are for engine: vllm.")
+        mine = sorted({"model", "revision", "dtype", "tokenizer"} & set(self.engine_options))
+        if mine:
+            raise ValueError(
+                f"engine_options: {', '.join(mine)} is set by other keys of the teacher."
+            )
+        return self
 
 
 class Teacher(Frozen):
