@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from limbeck import names
+from limbeck import bringing, names
+from limbeck.bringing import own_work
 from limbeck.errors import STOPPED, Interrupted, LimbeckError, RecipeError
 from limbeck.launching import command as launching
 
@@ -87,49 +88,8 @@ def show(
         examples.show(asked, sample)
 
 
-@app.command()
-def fetch(
-    name: Annotated[str, typer.Argument(help="smollm2, python-docs, fineweb-edu or openhermes")],
-    to: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
-    *,
-    subset: Annotated[
-        str | None, typer.Option(help="Of fineweb-edu, such as CC-MAIN-2014-49.")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Rows of a shard.", min=1)] = 50_000,
-    shards: Annotated[int | None, typer.Option(help="At most so many; else all.", min=1)] = None,
-    score: Annotated[int | None, typer.Option(help="The least int_score of fineweb-edu.")] = None,
-    held_out: Annotated[
-        float, typer.Option(help="Share of the rows to judge by.", min=0, max=0.5)
-    ] = 0.005,
-    source: Annotated[
-        str | None, typer.Option(help="A folder of its rows, in the place of the Hub.")
-    ] = None,
-    compress: Annotated[bool, typer.Option(help="Shards as .jsonl.gz.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Says how much lies there.")] = False,
-) -> None:
-    """Fetches a teacher, or a corpus: from this machine, or streamed from the Hub in shards; goes on where it stopped."""
-    from limbeck import collecting, fetching
-
-    known = [*fetching.FETCHABLE, *collecting.CORPORA]
-    if name not in known:
-        raise RecipeError(f"Nothing called '{name}' to fetch.{names.suggestion(name, known)}")
-    wanted = collecting.Wanted(
-        name, subset, samples, shards, score, held_out, compressed=compress, place=source
-    )
-    if name in collecting.CORPORA:
-        if dry_run:
-            size = collecting.size(wanted)
-            Console().print(
-                f"{name}: {size or 0:,} bytes at the source; nothing was fetched.", markup=False
-            )
-            return
-        _own_work()
-        folder = collecting.collect(wanted, to or Path("corpora") / name)
-    else:
-        if dry_run or wanted != collecting.Wanted(name):
-            raise RecipeError(f"fetch {name}: takes --to alone; the other options are of corpora.")
-        folder = fetching.FETCHABLE[name].fetch(to or Path(fetching.FETCHABLE[name].folder))
-    Console().print(f"{name} is in {folder}", soft_wrap=True, markup=False)
+app.command()(bringing.fetch)
+app.command()(bringing.mirror)
 
 
 @app.command()
@@ -142,7 +102,7 @@ def record(
     """Records what the teacher says of a recipe's text into its cache."""
     from limbeck import fitting, loading, run
 
-    _own_work()
+    own_work()
     run.record(fitting.check(loading.load(recipe, overrides or ())), rank=rank, world=world)
 
 
@@ -158,7 +118,7 @@ def generate(
     """Has a teacher that can only speak write text for a student. Goes on where it stopped."""
     from limbeck.generating import command
 
-    _own_work()
+    own_work()
     said = command.generate(recipe, overrides or (), dry_run=dry_run)
     Console().print(said, soft_wrap=True, markup=False, highlight=False)
 
@@ -168,7 +128,7 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Carries a recipe out: record, train, control, export, evaluate, report. Goes on where it stopped."""
     from limbeck import fitting, loading, run
 
-    _own_work()
+    own_work()
     run.carry_out(fitting.check(loading.load(recipe, overrides or ())))
 
 
@@ -250,16 +210,11 @@ def convert(
     """Writes an older cache, or one of DistillKit or axolotl, as a cache of this version."""
     from limbeck.converting import command
 
-    _own_work()
+    own_work()
     said = command.convert(
         old, new, origin=origin, tokenizer=tokenizer, teacher=teacher, values=values
     )
     Console().print(said, soft_wrap=True, markup=False)
-
-
-def _own_work() -> None:
-    """What a run writes is for its owner alone."""
-    os.umask(0o077)
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ FLOORS = (
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
     ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance",
-     "verifying", "fetching", "collecting", "converting"),
+     "verifying", "fetching", "collecting", "mirroring", "converting"),
     ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "probing", "run",
-     "launching", "generating"),
+     "launching", "generating", "bringing"),
     ("cli", "__main__"),
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

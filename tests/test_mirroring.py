@@ -1,0 +1,132 @@
+"""A repository is mirrored by patterns, at one commit, through kills, and every file is checked."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_hub
+
+from limbeck import files
+
+CODE = "import sys; from limbeck import cli; cli.main()"
+FILES = {
+    "README.md": b"# Texts\n",
+    "data/a/0.parquet": bytes(range(256)) * 400,
+    "data/a/1.parquet": bytes(reversed(range(256))) * 300,
+    "data/b/0.parquet": b"b" * 50_000,
+    "odd [1] name.txt": b"odd",
+}
+LARGE = [name for name in FILES if name.endswith(".parquet")]
+
+
+def started(hub, place, *more, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, "mirror", tiny_hub.NAME, "--to", str(place / "mirror"), *more],
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(place / "hf"), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def mirrored(hub, place, *more, **environment):
+    """The status, and what was said."""
+    process = started(hub, place, *more, **environment)
+    said = process.communicate()[0].decode()
+    return process.returncode, " ".join(said.split())
+
+
+def held(place):
+    folder = place / "mirror"
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if path.is_file() and name != files.MANIFEST
+    }
+
+
+def test_all_of_a_repository_is_there_once_and_found_again(tmp_path):
+    with tiny_hub.serving(FILES, large=LARGE) as hub:
+        assert mirrored(hub, tmp_path)[0] == 0
+        assert held(tmp_path) == FILES
+        about = files.verify(tmp_path / "mirror").about
+        assert (about["commit"], about["mirror"]["name"]) == (tiny_hub.COMMITS[0], tiny_hub.NAME)
+        sent = dict(hub.sent)
+        assert mirrored(hub, tmp_path)[0] == 0
+        assert hub.sent == sent
+        assert not [path for path in tmp_path.iterdir() if ".mirror.mirror" in path.name]
+
+
+def test_patterns_choose_and_a_dry_run_fetches_nothing(tmp_path):
+    with tiny_hub.serving(FILES, large=LARGE) as hub:
+        chosen = ("--include", "*.parquet", "--exclude", "data/b/*")
+        status, said = mirrored(hub, tmp_path, *chosen, "--dry-run")
+        assert (status, hub.sent) == (0, {})
+        assert f"2 files, {sum(len(FILES[f'data/a/{n}.parquet']) for n in (0, 1)):,} bytes" in said
+        assert mirrored(hub, tmp_path, *chosen)[0] == 0
+        assert set(held(tmp_path)) == {"data/a/0.parquet", "data/a/1.parquet"}
+        status, said = mirrored(hub, tmp_path, "--include", "README.md")
+        assert status == 1
+        assert "Give another folder with --to" in said
+        status, said = mirrored(hub, tmp_path / "new", "--include", "*.json")
+        assert (status, "none of its 5 files matches --include *.json" in said) == (1, True)
+
+
+def test_a_name_with_marks_of_patterns_is_one_name(tmp_path):
+    with tiny_hub.serving(FILES, large=LARGE) as hub:
+        assert mirrored(hub, tmp_path, "--include", "odd*")[0] == 0
+    assert held(tmp_path) == {"odd [1] name.txt": b"odd"}
+
+
+def test_killed_it_goes_on_with_the_commit_that_it_began(tmp_path):
+    draw = random.Random(5)
+    with tiny_hub.serving(FILES, large=LARGE, delay=0.05) as hub:
+        kills = 0
+        for _ in range(5):
+            process, before = started(hub, tmp_path, "--workers", "2"), sum(hub.sent.values())
+            while sum(hub.sent.values()) == before and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0.0, 0.5))
+            process.kill()
+            process.communicate()
+            kills += process.returncode == -signal.SIGKILL
+            hub.at = 1  # somebody pushes meanwhile
+        assert kills >= 3
+        assert not (tmp_path / "mirror").exists()
+        hub.delay = 0.0
+        status, said = mirrored(hub, tmp_path)
+        assert status == 0, said
+    assert held(tmp_path) == FILES
+    assert files.verify(tmp_path / "mirror").about["commit"] == tiny_hub.COMMITS[0]
+
+
+def test_a_file_that_is_not_what_the_hub_says_is_refused_and_fetched_again(tmp_path):
+    with tiny_hub.serving(FILES, large=LARGE) as hub:
+        hub.lie = {"data/b/0.parquet": b"c" * 50_000}
+        status, said = mirrored(hub, tmp_path)
+        assert status == 1
+        assert "data/b/0.parquet: 50,000 bytes, SHA-256" in said
+        assert not (tmp_path / "mirror").exists()
+        hub.lie = {}
+        assert mirrored(hub, tmp_path)[0] == 0
+    assert held(tmp_path) == FILES
+
+
+@pytest.mark.parametrize(
+    ("more", "environment", "told"),
+    [
+        (("--kind", "model"), {}, "no model that the Hugging Face Hub gives now"),
+        ((), {"HF_HUB_OFFLINE": "1"}, "OfflineModeIsEnabled"),
+        ((), {"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network"),
+    ],
+)
+def test_what_cannot_be_had_is_told(tmp_path, more, environment, told):
+    with tiny_hub.serving(FILES) as hub:
+        status, said = mirrored(hub, tmp_path, *more, **environment)
+    assert status == 1
+    assert told in said
+    assert "Traceback" not in said
