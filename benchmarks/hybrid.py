@@ -37,12 +37,14 @@ ARMS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "discrete, probe, 3": ("discrete_mamba2", PROBED, ()),
     "discrete, spread, 1 + 2 + 3": ("discrete_mamba2", KEPT, ("orient", "align")),
     "discrete, none, 1 + 2 + 3": ("discrete_mamba2", "none", ("orient", "align")),
+    "discrete from identity, probe, 1 + 2 + 3": ("discrete_mamba2", PROBED, ("orient", "align")),
 }
 
 
 def recipe(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     """The run of one arm."""
     mixer, kept, before = ARMS[arm]
+    start = "identity" if "from identity" in arm else "attention"
     folder = Path(options.work) / "corpus"
     clone.corpus(Path(options.text), folder)
 
@@ -71,7 +73,7 @@ def recipe(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
         "name": f"{arm.replace(',', '').replace(' ', '-').replace('+', 'and')}-{seed}",
         "seed": seed,
         "teacher": {"live": {"model": options.teacher}},
-        "student": {"hybrid": {"mixer": mixer, "keep_attention": kept}},
+        "student": {"hybrid": {"mixer": mixer, "keep_attention": kept, "start": start}},
         "stages": stages,
         "checkpoints": {"every": 1_000_000, "keep_last": 1},
         "evaluate": {"source": text("held_out"), "rows": options.rows},

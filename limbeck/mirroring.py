@@ -41,6 +41,7 @@ class Listed:
 
 def listed(wanted: Repository) -> Listed:
     """The files that match, at the commit where the revision stands now. Fetches none of them."""
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
@@ -49,7 +50,13 @@ def listed(wanted: Repository) -> Listed:
         api = HfApi()
         ask = api.dataset_info if wanted.kind == "dataset" else api.model_info
         found = ask(wanted.name, revision=wanted.revision, files_metadata=True)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as reason:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        OSError,
+        httpx2.HTTPError,
+    ) as reason:
         raise DataError(
             f"{wanted.name}: no {wanted.kind} that the Hugging Face Hub gives now ({type(reason).__name__}). Correct the name, "
             "--kind or --revision, put a token into HF_TOKEN where it is private or gated, or check the network."
@@ -132,6 +139,7 @@ def _check_space(work: Path, found: Listed) -> None:
 
 
 def _fetch(wanted: Repository, found: Listed, folder: Path, workers: int) -> None:
+    import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -144,7 +152,7 @@ def _fetch(wanted: Repository, found: Listed, folder: Path, workers: int) -> Non
             allow_patterns=[_literal(name) for name in found.files],
             max_workers=workers,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as reason:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx2.HTTPError) as reason:
         raise DataError(
             f"{wanted.name}: the Hub broke off ({type(reason).__name__}: {str(reason)[:200]}). What is whole stays; the same "
             "command goes on."

@@ -26,7 +26,13 @@ LARGE = [name for name in FILES if name.endswith(".parquet")]
 def started(hub, place, *more, **environment):
     return subprocess.Popen(
         [sys.executable, "-c", CODE, "mirror", tiny_hub.NAME, "--to", str(place / "mirror"), *more],
-        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(place / "hf"), **environment},
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(place / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -37,6 +43,12 @@ def mirrored(hub, place, *more, **environment):
     process = started(hub, place, *more, **environment)
     said = process.communicate()[0].decode()
     return process.returncode, " ".join(said.split())
+
+
+def fetched(hub, place, *more):
+    status, said = mirrored(hub, place, *more)
+    assert status == 0, said
+    return said
 
 
 def held(place):
@@ -51,12 +63,12 @@ def held(place):
 
 def test_all_of_a_repository_is_there_once_and_found_again(tmp_path):
     with tiny_hub.serving(FILES, large=LARGE) as hub:
-        assert mirrored(hub, tmp_path)[0] == 0
+        assert fetched(hub, tmp_path)
         assert held(tmp_path) == FILES
         about = files.verify(tmp_path / "mirror").about
         assert (about["commit"], about["mirror"]["name"]) == (tiny_hub.COMMITS[0], tiny_hub.NAME)
         sent = dict(hub.sent)
-        assert mirrored(hub, tmp_path)[0] == 0
+        assert fetched(hub, tmp_path)
         assert hub.sent == sent
         assert not [path for path in tmp_path.iterdir() if ".mirror.mirror" in path.name]
 
@@ -67,18 +79,18 @@ def test_patterns_choose_and_a_dry_run_fetches_nothing(tmp_path):
         status, said = mirrored(hub, tmp_path, *chosen, "--dry-run")
         assert (status, hub.sent) == (0, {})
         assert f"2 files, {sum(len(FILES[f'data/a/{n}.parquet']) for n in (0, 1)):,} bytes" in said
-        assert mirrored(hub, tmp_path, *chosen)[0] == 0
+        assert fetched(hub, tmp_path, *chosen)
         assert set(held(tmp_path)) == {"data/a/0.parquet", "data/a/1.parquet"}
         status, said = mirrored(hub, tmp_path, "--include", "README.md")
-        assert status == 1
+        assert status == 2
         assert "Give another folder with --to" in said
         status, said = mirrored(hub, tmp_path / "new", "--include", "*.json")
-        assert (status, "none of its 5 files matches --include *.json" in said) == (1, True)
+        assert (status, "none of its 5 files matches --include *.json" in said) == (2, True)
 
 
 def test_a_name_with_marks_of_patterns_is_one_name(tmp_path):
     with tiny_hub.serving(FILES, large=LARGE) as hub:
-        assert mirrored(hub, tmp_path, "--include", "odd*")[0] == 0
+        assert fetched(hub, tmp_path, "--include", "odd*")
     assert held(tmp_path) == {"odd [1] name.txt": b"odd"}
 
 
@@ -108,11 +120,11 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused_and_fetched_again(tmp_p
     with tiny_hub.serving(FILES, large=LARGE) as hub:
         hub.lie = {"data/b/0.parquet": b"c" * 50_000}
         status, said = mirrored(hub, tmp_path)
-        assert status == 1
+        assert status == 2
         assert "data/b/0.parquet: 50,000 bytes, SHA-256" in said
         assert not (tmp_path / "mirror").exists()
         hub.lie = {}
-        assert mirrored(hub, tmp_path)[0] == 0
+        assert fetched(hub, tmp_path)
     assert held(tmp_path) == FILES
 
 
@@ -127,6 +139,6 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused_and_fetched_again(tmp_p
 def test_what_cannot_be_had_is_told(tmp_path, more, environment, told):
     with tiny_hub.serving(FILES) as hub:
         status, said = mirrored(hub, tmp_path, *more, **environment)
-    assert status == 1
+    assert status == 2
     assert told in said
     assert "Traceback" not in said
