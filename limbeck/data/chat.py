@@ -118,7 +118,9 @@ def prepare_chat(
                 chat.put(block, planes)
         if not planes.documents:
             told = ", ".join(f"{value:,} {key}" for key, value in asdict(chat.counts).items())
-            raise DataError(f"{name}: no conversation in which anything counts ({told}).")
+            raise DataError(
+                f"{name}: no conversation in which anything counts ({told}).{sieve.told()}"
+            )
         counts = planes.counts() | asdict(chat.counts)
         counts |= {"kept": sieve.kept, "quarantined": sieve.quarantined}
         (folder / "counts.json").write_bytes(canonical(counts))

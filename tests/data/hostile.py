@@ -92,7 +92,7 @@ def lay(case: Case, folder: Path) -> str:
 def opened(case: Case, folder: Path, path: str, hostile: str) -> None:
     """Reads a case as a recipe would."""
     source: Any = {"text": text, "chat": chat}[case.source]
-    length = {"text": 8, "chat": 64}[case.source]
+    length = {"text": 4, "chat": 64}[case.source]
     given = {"length": length, "prepared": str(folder / "prepared"), "shuffled": False}
     source(case.tokenizer, path=path, hostile=hostile, **given | dict(case.options))
 

@@ -34,7 +34,7 @@ def turns(layout: str, *, asked: Any = "Why?", **answer: Any) -> dict[str, Any]:
 
 def _lists(layout: str) -> list[Case]:
     """What stands where a list of turns should, and what stands in it."""
-    found = [
+    return [
         between(f"{layout}: {value!r} for turns", {layout: value}, reason)
         for value, reason in (
             (None, "no layout that is known"), (3, "int, not a list"), (1.5, "float, not a list"),
@@ -44,7 +44,6 @@ def _lists(layout: str) -> list[Case]:
             ([{}], "None, no role"),
         )
     ]  # fmt: skip
-    return found
 
 
 def _roles(layout: str) -> list[Case]:
