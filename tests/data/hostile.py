@@ -86,7 +86,9 @@ def lay(case: Case, folder: Path) -> str:
             place.write_bytes(held)
         else:
             held(place)
-    return case.given if case.given.startswith(("/", "~")) else f"{folder}/{case.given}"
+    if case.given == ".":
+        return str(folder)
+    return case.path if case.path.startswith(("/", "~")) else f"{folder}/{case.given}"
 
 
 def opened(case: Case, folder: Path, path: str, hostile: str) -> None:
