@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from limbeck.data.controls import Controls, Span, Written
 from limbeck.data.marks import Found, Messages, found, marked_messages, plain_messages, thought
 from limbeck.data.renderer import Asked, Rendered, Renderer
-from limbeck.data.turns import Conversation, texts
+from limbeck.data.turns import Conversation, check, texts
 from limbeck.errors import DataError
 
 _ADVICE = "Give another template with 'template'"
@@ -103,6 +103,10 @@ def _asked(messages: Messages, *, prompt: bool = False) -> Asked:
 def _text(answer: Rendered) -> str:
     if answer.error:
         raise DataError(f"the template refuses it ({answer.error[:300]})")
+    try:
+        check(answer.text)
+    except DataError as reason:
+        raise DataError(f"the template writes {reason}") from reason
     return answer.text
 
 

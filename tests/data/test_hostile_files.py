@@ -4,7 +4,7 @@ import hostile
 import pytest
 from hostile_files import CASES
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
