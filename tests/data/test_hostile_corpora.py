@@ -72,7 +72,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused_until_one_is_named(tmp_pa
     ids=str,
 )
 def test_options_that_json_has_no_word_for_are_refused(tmp_path, options):
-    with pytest.raises(DataError, match="template_options: .*Wanted: what JSON has a word for"):
+    with pytest.raises(DataError, match=r"template_options: .*Wanted: what JSON has a word for"):
         tiny_chat.source(tmp_path, template_options=options)
 
 
