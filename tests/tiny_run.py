@@ -82,13 +82,15 @@ def job(
     stage_: Stage | None = None,
     student: torch.nn.Module | None = None,
     teacher: object = None,
+    source: object = None,
+    vocab: int = tiny.VOCAB,
     every: int = 2,
     sharded: bool = True,
 ) -> loop.Loop:
     """A Loop that trains a 2-layer Llama on Ragged rows and saves below `folder`; it goes on where one stopped."""
     asked, ranks = stage_ or stage(), world()
-    made = student if student is not None else tiny.llama(dtype=dtype, seed=1)
-    step = Step(made, vocab=tiny.VOCAB, chunk=5)
+    made = student if student is not None else tiny.llama(vocab=vocab, dtype=dtype, seed=1)
+    step = Step(made, vocab=vocab, chunk=5)
     if sharded:
         parallel.shard(step, layout.layers(made), ranks, dtype)
     adam = optim.adamw(step, asked.optimizer)
@@ -104,10 +106,10 @@ def job(
     return loop.Loop(
         step_module=step,
         adam=adam,
-        source=Ragged(),
+        source=source or Ragged(),
         stage=asked,
         functions=[find("objectives", term.name) for term in asked.terms],
-        teacher=teacher or Alive(tiny.llama(dtype=dtype, seed=2)),
+        teacher=teacher or Alive(tiny.llama(vocab=vocab, dtype=dtype, seed=2)),
         world=ranks,
         seed=7,
         save=save,

@@ -118,7 +118,9 @@ def prepare_chat(
                 chat.put(block, planes)
         if not planes.documents:
             told = ", ".join(f"{value:,} {key}" for key, value in asdict(chat.counts).items())
-            raise DataError(f"{name}: no conversation in which anything counts ({told}).")
+            raise DataError(
+                f"{name}: no conversation in which anything counts ({told}).{sieve.told()}"
+            )
         counts = planes.counts() | asdict(chat.counts)
         counts |= {"kept": sieve.kept, "quarantined": sieve.quarantined}
         (folder / "counts.json").write_bytes(canonical(counts))
@@ -234,11 +236,11 @@ class _Chat:
 
     def _tokens(self, given: Example) -> Said:
         assert isinstance(given, Tokens)
+        low, high = min(given.ids, default=0), max(given.ids, default=0)
+        if not 0 <= low <= high <= self.largest:
+            told = " to ".join(f"{one:,}"[:40] for one in (low, high))
+            raise DataError(f"input_ids from {told}; the tokenizer has 0 to {self.largest:,}")
         ids = np.array(given.ids, dtype=np.int64)
-        if len(ids) and not 0 <= ids.min() <= ids.max() <= self.largest:
-            raise DataError(
-                f"input_ids from {ids.min():,} to {ids.max():,}; the tokenizer has 0 to {self.largest:,}"
-            )
         return Said(ids, self.controls.sizes(ids), np.array(given.weights, dtype=np.float32))
 
     def _fit(self, one: _One, said: Said) -> tuple[_One, Said | None]:

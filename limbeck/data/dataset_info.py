@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ _TAGS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+_SIDES = {
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
 # Where a name of theirs stands for a name of a layout here.
 _INSTRUCTION = {
     "prompt": "instruction",
@@ -37,6 +45,8 @@ _KNOWN = {
     *("file_name", "hf_hub_url", "formatting", "columns", "tags", "subset", "split", "num_samples"),
     *("folder", "ms_hub_url", "om_hub_url"),
 }
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WORD = re.compile(r"\w[^/]*")
 _REFUSED = {
     "script_url": "names code to run",
     "ranking": "holds rankings, and only one answer is learned",
@@ -80,17 +90,11 @@ class Entry:
         if not isinstance(given, list):
             raise DataError(f"column '{column}' is {type(given).__name__}, not a list")
         tags = _TAGS | self.tags
-        names = {
-            tags["user_tag"]: "user",
-            tags["assistant_tag"]: "assistant",
-            tags["observation_tag"]: "tool",
-            tags["function_tag"]: "function_call",
-            tags["system_tag"]: "system",
-        }
+        names = {tags[tag]: role for tag, role in _SIDES.items()}
         found = []
         for number, one in enumerate(given):
             said = one.get(tags["role_tag"]) if isinstance(one, dict) else None
-            if said not in names:
+            if not isinstance(said, str) or said not in names:
                 raise DataError(
                     f"{column}[{number}] is of {ascii(said)[:60]}, which is no tag of the data set. "
                     f"Wanted: {', '.join(names)}"
@@ -113,7 +117,7 @@ def entry(file: Path, name: str) -> Entry:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise DataError(
-            f"{file}: no data set '{name}'.{hint} There are: {', '.join(names[:40]) or 'none'}. Correct 'dataset'."
+            f"{file}: no data set '{name}'.{hint} There are: {', '.join(one[:40] for one in names[:40]) or 'none'}. Correct 'dataset'."
         )
     return _entry(whole[name], f"{file}, '{name}'", file.parent)
 
@@ -125,12 +129,12 @@ def _entry(given: dict[str, Any], where: str, folder: Path) -> Entry:
     unknown = sorted(set(given) - _KNOWN - set(_REFUSED))
     if unknown:
         raise DataError(
-            f"{where}: '{unknown[0]}' is not understood. Wanted: {', '.join(sorted(_KNOWN))}."
+            f"{where}: {ascii(unknown[0])[:80]} is not understood. Wanted: {', '.join(sorted(_KNOWN))}."
         )
     formatting = given.get("formatting", "alpaca")
     if formatting not in ("alpaca", "sharegpt", "openai"):
         raise DataError(
-            f"{where}: formatting is {formatting!r}. Wanted: alpaca, sharegpt or openai."
+            f"{where}: formatting is {ascii(formatting)[:80]}. Wanted: alpaca, sharegpt or openai."
         )
     columns = _names(given.get("columns", {}), _INSTRUCTION | {"messages": ""}, f"{where}: columns")
     tags = _names(given.get("tags", {}), _TAGS, f"{where}: tags")
@@ -139,9 +143,29 @@ def _entry(given: dict[str, Any], where: str, folder: Path) -> Entry:
         openai = {"role_tag": "role", "content_tag": "content", "user_tag": "user"}
         openai |= {"assistant_tag": "assistant", "observation_tag": "tool"}
         tags = openai | tags
-    most = given.get("num_samples")
+    names = [(_TAGS | tags)[tag] for tag in _SIDES]
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: two of its tags are one word, of {ascii(names)[:200]}.")
+    most = _most(given.get("num_samples"), where)
+    split = _word(given, "split", where)
     path = _path(given, where, folder)
-    return Entry(path, formatting, columns, tags, given.get("split"), most)
+    return Entry(path, formatting, columns, tags, split, most)
+
+
+def _most(given: Any, where: str) -> int | None:
+    if given is None or (type(given) is int and given > 0):
+        return given
+    raise DataError(
+        f"{where}: num_samples is {ascii(given)[:80]}. Wanted: a whole number, 1 or more."
+    )
+
+
+def _word(given: dict[str, Any], key: str, where: str) -> str | None:
+    """What is put into a name or a path: no more than one word of it."""
+    found = given.get(key)
+    if found is None or (isinstance(found, str) and _WORD.fullmatch(found)):
+        return found
+    raise DataError(f"{where}: {key} is {ascii(found)[:80]}. Wanted: a name.")
 
 
 def _names(given: Any, known: dict[str, str], where: str) -> dict[str, str]:
@@ -150,7 +174,7 @@ def _names(given: Any, known: dict[str, str], where: str) -> dict[str, str]:
     for key, value in given.items():
         if key not in known or not isinstance(value, str):
             raise DataError(
-                f"{where}: '{key}: {value}' is not understood. Wanted a name for one of: {', '.join(known)}."
+                f"{where}: {ascii({key: value})[:80]} is not understood. Wanted a name for one of: {', '.join(known)}."
             )
     return given
 
@@ -158,13 +182,24 @@ def _names(given: Any, known: dict[str, str], where: str) -> dict[str, str]:
 def _path(given: dict[str, Any], where: str, folder: Path) -> str:
     """The file beside dataset_info.json; it may not lead out of that folder."""
     name, hub = given.get("file_name"), given.get("hf_hub_url")
-    if isinstance(hub, str) and not name:
-        return f"{hub}:{given['subset']}" if given.get("subset") else hub
-    if not isinstance(name, str):
+    if hub and not name:
+        if not isinstance(hub, str) or not _HUB.fullmatch(hub):
+            raise DataError(f"{where}: hf_hub_url is {ascii(hub)[:80]}. Wanted: 'owner/name'.")
+        subset = _word(given, "subset", where)
+        return f"{hub}:{subset}" if subset else hub
+    if not name or not isinstance(name, str):
         raise DataError(f"{where}: no file_name, and no hf_hub_url. Wanted one of them.")
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    path, shown = folder / name, ascii(name)[:200]
+    try:
+        if not path.exists() and any(mark in name for mark in "*?["):
+            raise DataError(f"{where}: file_name {shown} is a pattern. Wanted: one file or folder.")
+        # Links inside a folder lead as far as a path does.
+        inside = [path, *path.rglob("*")] if path.is_dir() else [path]
+        out = [one for one in inside if not one.resolve().is_relative_to(folder.resolve())]
+    except (OSError, ValueError, RuntimeError) as reason:  # a loop of links, no name of a file
+        raise DataError(f"{where}: file_name {shown} is no place ({reason}).") from reason
+    if out:
         raise DataError(
-            f"{where}: file_name '{name}' leads out of {folder}. Wanted: a file beside {FILE}."
+            f"{where}: file_name {shown} leads out of {folder}. Wanted: a file beside {FILE}."
         )
     return str(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from limbeck.data.inputs import Inputs, inputs, kind
-from limbeck.data.records import json_lines, lines, opened, stream_of
+from limbeck.data.records import json_lines, lines, one_by_one, rows_of, stream_of
 from limbeck.data.sieve import MAX_BYTES, Sieve, unusable
 from limbeck.errors import DataError
 
@@ -105,11 +105,14 @@ def _jsonl(path: Path, stream: IO[bytes], sieve: Sieve, field: str) -> Iterator[
 def _field(row: dict[str, Any], field: str) -> tuple[str, str]:
     """The text of a row, and '' or the reason for refusing it."""
     if field not in row:
-        names = ", ".join(ascii(name[:40]) for name in list(row)[:8])
-        return "", f"no field '{field}' (it has: {names})"
+        return "", f"no field '{field}' (it has: {_some(list(row))})"
     if not isinstance(row[field], str):
         return "", f"field '{field}' is {type(row[field]).__name__}, not a string"
     return row[field], unusable(row[field])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(ascii(name[:40]) for name in names[:8])
 
 
 def _text(
@@ -165,7 +168,8 @@ def _parquet(path: Path, sieve: Sieve, field: str) -> Iterator[Document]:
         opened = arrow.parquet.ParquetFile(path, page_checksum_verification=True)
         columns = opened.schema_arrow
         if field not in columns.names:
-            raise DataError(f"{path}: no column '{field}'. It has: {', '.join(columns.names)}.")
+            raise DataError(f"{path}: no column '{field}'. It has: {_some(columns.names)}.")
+        one_by_one(columns.names, path)
         number = 0
         for batch in opened.iter_batches(batch_size=256, columns=[field]):
             for value in _cells(batch.column(0), arrow, f"{path}, column '{field}'"):
@@ -175,8 +179,9 @@ def _parquet(path: Path, sieve: Sieve, field: str) -> Iterator[Document]:
                     sieve.refuse(str(path), number, reason)
                 else:
                     yield Document(text, f"{path}:{number}")
-    except (arrow.ArrowException, OSError) as problem:
-        raise DataError(f"{path}: cannot be read as Parquet ({problem}).") from problem
+    except (arrow.ArrowException, OSError, ValueError) as problem:
+        told = str(problem)[:500]
+        raise DataError(f"{path}: cannot be read as Parquet ({told}).") from problem
 
 
 def _cells(column: Any, arrow: Any, where: str) -> list[bytes | None]:
@@ -194,9 +199,9 @@ def _cells(column: Any, arrow: Any, where: str) -> list[bytes | None]:
 
 def _dataset(found: Inputs, sieve: Sieve, field: str, split: str) -> Iterator[Document]:
     where = str(found.saved) if found.hub is None else found.hub.name
-    for number, row in enumerate(opened(found, split, where), 1):
+    for number, row in enumerate(rows_of(found, split, where), 1):
         if field not in row:
-            raise DataError(f"{where}: no column '{field}'. It has: {', '.join(row)}.")
+            raise DataError(f"{where}: no column '{field}'. It has: {_some(list(row))}.")
         value = row[field]
         if not isinstance(value, str):
             sieve.refuse(where, number, f"column '{field}' is {type(value).__name__}, not a string")

@@ -41,7 +41,11 @@ class Inputs:
             return ["hub", self.hub.name, self.hub.config, self.hub.revision]
         # The kind is told by the ending of the name, so that belongs to the identity.
         kinds = KINDS if self.saved else (*KINDS, ".json")
-        return [[kind(path, kinds), file_digest(path)] for path in self.files]
+        try:
+            return [[kind(path, kinds), file_digest(path)] for path in self.files]
+        except OSError as reason:
+            names = ", ".join(map(str, self.files[:3]))
+            raise DataError(f"{reason.filename or names}: cannot be read ({reason}).") from reason
 
     @property
     def size(self) -> int | None:
@@ -63,10 +67,10 @@ def inputs(path: str | Path, split: str = "train", *, kinds: tuple[str, ...] = K
     A folder with files or folders named after splits ('train.jsonl', 'test-00000.parquet', 'train/')
     gives those of `split` only, so that held-out text is never read as training text.
     """
-    place = Path(path).expanduser()
-    if place.is_dir():
+    place, is_folder, is_file = _looked(path)
+    if is_folder:
         return _folder(place, split, kinds)
-    if place.is_file():
+    if is_file:
         if not kind(place, kinds):
             raise DataError(f"{place}: not a kind of text that is read. {_wanted(kinds)}")
         return Inputs(files=(place,))
@@ -82,9 +86,19 @@ def inputs(path: str | Path, split: str = "train", *, kinds: tuple[str, ...] = K
     named = _HUB.fullmatch(str(path))
     if named and not kind(place, kinds):
         return Inputs(hub=_pinned(named["name"], named["config"], named["revision"]))
+    shown = str(path).encode("utf-8", "backslashreplace").decode()[:1000]
     raise DataError(
-        f"{path}: there is no such file or folder (looked in {Path.cwd()}). {_wanted(kinds)}"
+        f"{shown}: there is no such file or folder (looked in {Path.cwd()}). {_wanted(kinds)}"
     )
+
+
+def _looked(path: str | Path) -> tuple[Path, bool, bool]:
+    """A place, and whether it is a folder or a file; what no file system can hold is neither."""
+    try:
+        place = Path(path).expanduser()
+        return place, place.is_dir(), place.is_file()
+    except (OSError, RuntimeError):  # a name that is too long, a user who is not there
+        return Path(path), False, False
 
 
 def _wanted(kinds: tuple[str, ...]) -> str:

@@ -84,8 +84,10 @@ def _asked(row: dict[str, Any], prompt: Any, answer: Any) -> Conversation:
 
 def _instruction(row: dict[str, Any]) -> Conversation:
     asked, given = string(row["instruction"]), string(row.get("input", ""))
-    found = []
-    for pair in row.get("history", ()):
+    found, history = [], row.get("history", ())
+    if not isinstance(history, list | tuple):
+        raise DataError(f"history is {type(history).__name__}, not a list")
+    for pair in history:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise DataError("history holds what is no pair of a question and an answer")
         found += [Turn("user", string(pair[0])), Turn("assistant", string(pair[1]))]
@@ -116,7 +118,11 @@ def _tokens(row: dict[str, Any]) -> Tokens:
             raise DataError(f"{len(given)} weights for {len(ids)} input_ids")
         weights = [weight(value, "a token's") for value in given]
     there = _numbers(row, "attention_mask", int) if "attention_mask" in row else [1] * len(ids)
-    kept = [place for place, one in enumerate(there[: len(ids)]) if one]
+    if len(there) != len(ids):
+        raise DataError(f"{len(there)} of attention_mask for {len(ids)} input_ids")
+    if not {0, 1}.issuperset(there):
+        raise DataError("attention_mask holds another number than 0 or 1")
+    kept = [place for place, one in enumerate(there) if one]
     return Tokens(tuple(ids[i] for i in kept), tuple(weights[i] for i in kept))
 
 
@@ -140,10 +146,12 @@ def _numbers(row: dict[str, Any], key: str, kind: type) -> list[Any]:
 
 
 def _scaled(found: Example, counts: float) -> Example:
-    if isinstance(found, Tokens):
-        return replace(found, weights=tuple(counts * one for one in found.weights))
     if isinstance(found, Text):
         return replace(found, weight=counts)
-    return replace(
-        found, turns=tuple(replace(turn, weight=counts * turn.weight) for turn in found.turns)
-    )
+    own = found.weights if isinstance(found, Tokens) else [turn.weight for turn in found.turns]
+    weight(counts * max(own, default=0.0), "the row's and its own, multiplied: the")
+    weights = tuple(counts * one for one in own)
+    if isinstance(found, Tokens):
+        return replace(found, weights=weights)
+    pairs = zip(found.turns, weights, strict=True)
+    return replace(found, turns=tuple(replace(turn, weight=one) for turn, one in pairs))

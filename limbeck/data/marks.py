@@ -16,7 +16,7 @@ from limbeck.data.controls import Controls, Span
 from limbeck.data.turns import Conversation, Turn
 
 _OPEN, _CLOSE, _END, _BREAK = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
-_MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}|[{_END}{_BREAK}]")
+_MARK = re.compile(f"{_OPEN}(\\d{{1,9}}){_CLOSE}|[{_END}{_BREAK}]")
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.S)
 
 

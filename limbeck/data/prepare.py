@@ -107,7 +107,7 @@ def _fill(folder: Path, tokenizer: Any, found: Inputs, path: str, reading: Readi
     )
     with progress(f"prepare {path}", found.size) as bar:
         some = itertools.islice(documents, reading.max_documents)
-        counts = _write(folder, tokenizer, watched(some, sieve, bar.advance), path)
+        counts = _write(folder, tokenizer, watched(some, sieve, bar.advance), path, sieve)
     sieve.close()
     counts |= {"kept": sieve.kept, "quarantined": sieve.quarantined}
     (folder / "counts.json").write_bytes(canonical(counts))
@@ -138,7 +138,7 @@ def blocks(items: Iterable[Read], size: Callable[[Read], int]) -> Iterator[list[
 
 
 def _write(
-    folder: Path, tokenizer: Any, documents: Iterator[Document], path: str
+    folder: Path, tokenizer: Any, documents: Iterator[Document], path: str, sieve: Sieve
 ) -> dict[str, int]:
     """Writes the planes block by block; documents without a token are counted and left out."""
     encode, empty = encoder(tokenizer), 0
@@ -149,7 +149,9 @@ def _write(
             planes.put(found, block)
             empty += len(block) - int((found.counts > 0).sum())
     if not planes.documents:
-        raise DataError(f"{path}: no document with any token in it ({empty:,} empty ones).")
+        raise DataError(
+            f"{path}: no document with any token in it ({empty:,} empty ones).{sieve.told()}"
+        )
     return planes.counts() | {"empty": empty}
 
 

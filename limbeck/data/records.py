@@ -18,6 +18,8 @@ from limbeck.files import parse_json
 _PIECE = 1 << 20
 # An array is read whole and takes several times its size in memory; lines of JSON have no such limit.
 LARGEST_ARRAY = 1_000_000_000
+# What pyarrow and datasets raise of files that are not what they say.
+_FOREIGN = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def records(found: Inputs, sieve: Sieve, *, split: str) -> Iterator[Record]:
     """Every row of what was found. The caller says which it kept, and closes the sieve."""
     if found.hub is not None or found.saved is not None:
         where = str(found.saved) if found.hub is None else found.hub.name
-        for number, row in enumerate(opened(found, split, where), 1):
+        for number, row in enumerate(rows_of(found, split, where), 1):
             yield Record(dict(row), where, number)
         return
     before = 0
@@ -155,21 +157,42 @@ def _parquet(path: Path, sieve: Sieve) -> Iterator[Record]:
     number = 0
     try:
         file = arrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        one_by_one(file.schema_arrow.names, path)
         for batch in file.iter_batches(batch_size=256):
             for place in range(len(batch)):
                 number += 1
                 try:
                     (row,) = batch.slice(place, 1).to_pylist()
-                except UnicodeDecodeError as problem:
-                    sieve.refuse(str(path), number, f"not UTF-8 ({problem.reason})")
+                except _FOREIGN as problem:
+                    wrong = isinstance(problem, UnicodeDecodeError)
+                    told = "not UTF-8" if wrong else "a cell that cannot be read"
+                    sieve.refuse(str(path), number, f"{told} ({str(problem)[:200]})")
                 else:
                     yield Record(row, str(path), number)
-    except (arrow.ArrowException, OSError) as problem:
-        raise DataError(f"{path}: cannot be read as Parquet ({problem}).") from problem
+    except (arrow.ArrowException, OSError, ValueError) as problem:
+        told = str(problem)[:500]
+        raise DataError(f"{path}: cannot be read as Parquet ({told}).") from problem
+
+
+def one_by_one(names: list[str], path: Path) -> None:
+    """Refuses a table in which two columns have one name, of which a row could hold one only."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path}: the column {ascii(twice[0])[:80]} stands twice. Rename one of them."
+        )
+
+
+def rows_of(found: Inputs, split: str, where: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset, one after the other."""
+    try:
+        yield from opened(found, split, where)
+    except _FOREIGN as problem:
+        raise _unread(where, split, problem) from problem
 
 
 def opened(found: Inputs, split: str, where: str) -> Any:
-    """The rows of a dataset, streamed from the Hub at its pinned commit or read from a folder."""
+    """A dataset, streamed from the Hub at its pinned commit or read from a folder."""
     try:
         import datasets
     except ImportError as missing:
@@ -184,5 +207,10 @@ def opened(found: Inputs, split: str, where: str) -> Any:
             split=split,
             streaming=True,
         )
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{where}: split '{split}' cannot be opened ({problem}).") from problem
+    except _FOREIGN as problem:
+        raise _unread(where, split, problem) from problem
+
+
+def _unread(where: str, split: str, problem: Exception) -> DataError:
+    told = f"{type(problem).__name__}: {str(problem)[:500]}"
+    return DataError(f"{where}: split '{split}' cannot be opened or read ({told}).")

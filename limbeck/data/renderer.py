@@ -125,7 +125,7 @@ class Renderer:
             self._process.stdin.write(json.dumps(told) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        if not line:
+        if not line.endswith("\n"):
             raise DataError(self._ended())
         found: list[dict[str, Any]] = json.loads(line)
         return found

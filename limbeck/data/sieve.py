@@ -27,6 +27,7 @@ class Sieve:
     kept: int = 0
     quarantined: int = 0
     read_bytes: int = 0
+    first: str = ""
     _stream: TextIO | None = field(default=None, repr=False)
 
     def refuse(self, file: str, line: int, reason: str) -> None:
@@ -41,12 +42,17 @@ class Sieve:
             self._stream = self.quarantine.open("w", encoding="utf-8")
         json.dump({"file": file, "line": line, "reason": reason}, self._stream)
         self._stream.write("\n")
+        self.first = self.first or f"{file}:{line}: {reason}"
         self.quarantined += 1
         if self.quarantined > MOST_QUARANTINED:
             raise DataError(
                 f"{file}:{line}: more than {MOST_QUARANTINED:,} rows were refused, this one because: "
                 f"{reason}. This file is hardly what it was taken for."
             )
+
+    def told(self) -> str:
+        """What is said where nothing was kept, and with it the list of the refused: how many, and why the first."""
+        return f" {self.quarantined:,} were set aside, as {self.first}." if self.first else ""
 
     def decoded(self, raw: bytes) -> tuple[str, str]:
         """The text of strict UTF-8 bytes, and '' or the reason for refusing it."""

@@ -6,13 +6,14 @@ ends with the control string that follows. What cannot be found exactly is refus
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from limbeck.data.controls import Controls, Span, Written
 from limbeck.data.marks import Found, Messages, found, marked_messages, plain_messages, thought
 from limbeck.data.renderer import Asked, Rendered, Renderer
-from limbeck.data.turns import Conversation, texts
+from limbeck.data.turns import Conversation, check, texts
 from limbeck.errors import DataError
 
 _ADVICE = "Give another template with 'template'"
@@ -103,6 +104,10 @@ def _asked(messages: Messages, *, prompt: bool = False) -> Asked:
 def _text(answer: Rendered) -> str:
     if answer.error:
         raise DataError(f"the template refuses it ({answer.error[:300]})")
+    try:
+        check(answer.text)
+    except DataError as reason:
+        raise DataError(f"the template writes {reason}") from reason
     return answer.text
 
 
@@ -217,6 +222,11 @@ def _end(whole: _Whole, number: int, part: _Part, begin: int, controls: Controls
         if number == len(whole.given.turns) - 1:
             return -1
     elif not part.upto_failed:
+        # What ends the whole text, as Phi 3's end of text does, stands behind what ends the turn.
+        shared = _shared(whole.text, upto, floor)
+        ends = [last for first, last in whole.controls if floor <= first and last <= shared]
+        if ends:
+            return ends[-1]
         closing = part.upto.written(controls)
         if closing and not upto[closing[-1][1] :].strip():
             wanted = upto[slice(*closing[-1])]
@@ -231,3 +241,11 @@ def _end(whole: _Whole, number: int, part: _Part, begin: int, controls: Controls
         f"nothing that the template writes ends turn {number} (assistant), so a student would not learn to stop "
         f"there. {_ADVICE}"
     )
+
+
+def _shared(text: str, other: str, begin: int) -> int:
+    """How far two texts are one, if they are so up to a place; else 0."""
+    if text[:begin] != other[:begin]:
+        return 0
+    same = zip(text[begin:], other[begin:], strict=False)
+    return begin + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], same))

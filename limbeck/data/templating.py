@@ -19,11 +19,14 @@ from typing import Any
 import jinja2
 from transformers.utils import chat_template_utils
 
+# A text longer than this is no conversation; it would be held several times over.
+MOST_CHARACTERS = 30_000_000
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # What a template can raise by what it does with its values.
 _ERRORS = (
     *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
-    *(RecursionError, MemoryError, RuntimeError),
+    # The last two where jinja makes of it what Python does not take.
+    *(RecursionError, MemoryError, RuntimeError, SyntaxError, AssertionError),
 )
 
 
@@ -63,8 +66,10 @@ def _rendered(told: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
             **told["variables"],
         )
     except _ERRORS as reason:
-        syntax = isinstance(reason, jinja2.TemplateSyntaxError)
-        return {"error": str(reason) or type(reason).__name__, "syntax": syntax}
+        syntax = isinstance(reason, jinja2.TemplateSyntaxError | SyntaxError | AssertionError)
+        return {"error": str(reason)[:1000] or type(reason).__name__, "syntax": syntax}
+    if len(texts[0]) > MOST_CHARACTERS:
+        return {"error": f"it wrote {len(texts[0]):,} characters, more than {MOST_CHARACTERS:,}"}
     return {"text": texts[0], "blocks": blocks[0] if marked else []}
 
 

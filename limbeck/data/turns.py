@@ -5,14 +5,14 @@ What cannot be understood raises DataError with the reason alone; who reads the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from limbeck.data.sieve import unusable
-from limbeck.errors import DataError
+from limbeck.errors import Damaged, DataError
+from limbeck.files import parse_json
 
 ROLES = {
     **dict.fromkeys(("system",), "system"),
@@ -23,6 +23,13 @@ ROLES = {
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 # Unicode keeps these for programs' own use and no text has them: rendering marks with them what is text.
 NONCHARACTERS = {chr(point) for point in range(0xFDD0, 0xFDF0)}
+
+# Each answer is rendered with all that stands before it, so the work grows with the square of the turns.
+MOST_TURNS = 1_000
+# Templates, and JSON itself, go down into values by recursion.
+DEEPEST = 100
+# The largest float32, which is what weights are kept in.
+LARGEST_WEIGHT = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ def conversation(found: list[Turn], row: dict[str, Any]) -> Conversation:
     system = string(row.get("system", ""))
     if system and found and found[0].role != "system":
         found = [Turn("system", system), *found]
+    if len(found) > MOST_TURNS:
+        raise DataError(f"{len(found):,} turns, more than {MOST_TURNS:,}; divide the conversation")
     last = max((i for i, turn in enumerate(found) if turn.role == "assistant"), default=-1)
     if last < 0:
         raise DataError("no turn of the assistant, so there is nothing to learn")
@@ -89,14 +98,17 @@ def _turn(given: Any, where: str) -> Turn:
     if not isinstance(given, dict):
         raise DataError(f"{where} is {type(given).__name__}, not an object")
     said = given.get("role", given.get("from"))
-    role = ROLES.get(said.lower() if isinstance(said, str) else "")
+    called = said.lower() if isinstance(said, str) else ""
+    role = ROLES.get(called)
     if role is None:
         raise DataError(
             f"{where} is of {ascii(said)[:60]}, no role that is known. Wanted: {', '.join(ROLES)}"
         )
     text = _content(given.get("content", given.get("value")), where)
     calls = given.get("tool_calls") or ()
-    if said == "function_call":
+    if not isinstance(calls, list | tuple):
+        raise DataError(f"{where}'s tool_calls is {type(calls).__name__}, not a list")
+    if called == "function_call":
         calls, text = _called(text, where), ""
     reasoning = next((given[key] for key in _REASONING if given.get(key)), "")
     return Turn(
@@ -134,7 +146,7 @@ def _call(given: Any, where: str) -> dict[str, Any]:
         raise DataError(f"{where} calls a function that has no name")
     arguments = inner.get("arguments", {})
     if isinstance(arguments, str):
-        arguments = _json(arguments, f"{where}, arguments of '{inner['name'][:40]}',")
+        arguments = _json(arguments, f"{where}, arguments of {inner['name'][:40]!a},")
     return {"name": inner["name"], "arguments": arguments}
 
 
@@ -153,9 +165,10 @@ def _tools(given: Any) -> tuple[dict[str, Any], ...]:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as reason:
-        raise DataError(f"{where} is not JSON ({reason})") from reason
+        return parse_json(text.encode(), where)
+    except (UnicodeEncodeError, Damaged) as reason:
+        told = str(reason).removeprefix(f"{where}: ").removesuffix(".")
+        raise DataError(f"{where} is not JSON ({told})") from reason
 
 
 def string(given: Any) -> str:
@@ -169,24 +182,32 @@ def weight(given: Any, whose: str) -> float:
     """A weight that can be multiplied by; 1 where none is given."""
     if given is None:
         return 1.0
-    if not isinstance(given, int | float) or not math.isfinite(given) or given < 0:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not 0 <= given <= LARGEST_WEIGHT:
         raise DataError(f"{whose} weight is {ascii(given)[:40]}. Wanted: a number, 0 or more")
     return float(given)
 
 
-def texts(given: Any) -> Iterator[str]:
-    """Every string in it, keys too."""
+def texts(given: Any, depth: int = 0) -> Iterator[str]:
+    """Every string in it, keys too; what JSON has no word for, and what lies too deep, is refused."""
+    if depth > DEEPEST:
+        raise DataError(f"more than {DEEPEST} values stand one in another")
     if isinstance(given, str):
         yield given
     elif isinstance(given, Mapping):
         for key, value in given.items():
-            yield from texts(key)
-            yield from texts(value)
+            yield string(key)
+            yield from texts(value, depth + 1)
     elif isinstance(given, tuple | list):
         for value in given:
-            yield from texts(value)
+            yield from texts(value, depth + 1)
     elif isinstance(given, Conversation | Text | Turn):
-        yield from texts(vars(given))
+        yield from texts(vars(given), depth + 1)
+    elif isinstance(given, float) and not math.isfinite(given):
+        raise DataError(f"{given} stands where a number should")
+    elif not (given is None or isinstance(given, int | float | Tokens)):
+        # A table can hold dates and bytes, which no template takes.
+        raise DataError(f"{type(given).__name__} stands where text or a number should")
 
 
 def check(text: str) -> None:

@@ -267,7 +267,7 @@ def test_a_parquet_column_of_numbers_or_another_name_is_refused(tmp_path):
     path = parquet(tmp_path / "a.parquet", pyarrow.array([1, 2]))
     with pytest.raises(DataError, match="holds int64, not strings"):
         list(read(path))
-    with pytest.raises(DataError, match=r"no column 'body'\. It has: text"):
+    with pytest.raises(DataError, match=r"no column 'body'\. It has: 'text'"):
         list(read(path, field="body"))
 
 

@@ -1,4 +1,4 @@
-"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | quantised | clone | forced | train | resume) FOLDER."""
+"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | talks | quantised | clone | forced | train | resume) FOLDER."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ import tiny_clones
 import tiny_hybrid
 import tiny_quantised
 import tiny_run
+import tiny_talks
 from safetensors.torch import save_file
 
 from limbeck.training import loop
@@ -19,6 +20,8 @@ torch.set_num_threads(1)
 what, folder = sys.argv[1], Path(sys.argv[2])
 if what.startswith("clone"):
     work = tiny_clones.job(folder, alone=what == "clone-alone", micro_rows=1)
+elif what == "talks":
+    work = tiny_talks.job(folder, micro_rows=1)
 elif what == "forced":
     work = tiny_hybrid.job(folder, micro_rows=1)
 else:

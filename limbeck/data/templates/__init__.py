@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.data.renderer import Template
+from limbeck.data.sieve import unusable
 from limbeck.errors import DataError
+from limbeck.files import canonical
 
 HERE = Path(__file__).parent
 
@@ -28,17 +30,32 @@ def template_of(
             f"date: {date!r} is no date. Wanted: one such as '2024-07-26', in quotes."
         ) from reason
     variables = {**tokenizer.special_tokens_map, **options}
+    try:
+        canonical(variables)
+    except (TypeError, ValueError) as reason:
+        raise DataError(
+            f"template_options: {reason}. Wanted: what JSON has a word for, which is texts, numbers, lists and mappings."
+        ) from reason
     if given is not None:
         text = _file(given)
-        return Template(given, text, text, variables, date)
+        return _sound(Template(given, text, text, variables, date))
     own = tokenizer.chat_template
     if not own:
         return None
     name = f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
     if isinstance(own, dict):
         default = own.get("default") or next(iter(own.values()))
-        return Template(name, default, own.get("tool_use") or default, variables, date)
-    return Template(name, own, own, variables, date)
+        with_tools = own.get("tool_use") or default
+        return _sound(Template(name, default, with_tools, variables, date))
+    return _sound(Template(name, own, own, variables, date))
+
+
+def _sound(template: Template) -> Template:
+    """The template, if it is text."""
+    reason = unusable(template.text) or unusable(template.with_tools)
+    if reason:
+        raise DataError(f"{template.name}: holds {reason}. Give another with 'template'.")
+    return template
 
 
 def none(tokenizer: Any) -> DataError:
