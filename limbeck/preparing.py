@@ -15,6 +15,8 @@ from limbeck.recipe import Part, Recipe
 from limbeck.sources.chat import listed_entry
 from limbeck.types import Source
 
+JUDGING = "evaluate.source"
+
 
 def cores() -> int:
     """The cores that this process may use."""
@@ -31,7 +33,8 @@ def prepare(recipe: Recipe, workers: int | None = None) -> None:
     base = replace(assembly.ground(recipe), workers=workers or cores())
     try:
         for where, part in _texts(recipe):
-            say(f"{where}: {told(assembly.source(base, part, where), base)}")
+            source = assembly.source(base, part, where, shuffled=where != JUDGING)
+            say(f"{where}: {told(source, base)}")
         assembly.held_out(base)
     except KeyboardInterrupt as reason:
         raise Interrupted(
@@ -43,23 +46,20 @@ def _texts(recipe: Recipe) -> list[tuple[str, Part]]:
     """Each source of a recipe once, and where it stands."""
     found = [(f"stages[{n}].source", stage.source) for n, stage in enumerate(recipe.stages)]
     if recipe.evaluate is not None:
-        found.append(("evaluate.source", recipe.evaluate.source))
+        found.append((JUDGING, recipe.evaluate.source))
     return [one for n, one in enumerate(found) if one[1] not in [part for _, part in found[:n]]]
 
 
 def _look(part: Part, where: str) -> None:
     """Raises where a text is not there, before another is worked on for hours."""
     _, options = loading.checked(part, "sources", where)
-    path, split = options.get("path"), options.get("split", "train")
+    split = options.get("split", "train")
     if part.name == "text":
-        inputs(path or "", split, kinds=KINDS)
+        inputs(options["path"], split, kinds=KINDS)
     if part.name == "chat":
-        listed = listed_entry(path or "", options.get("dataset"))
-        inputs(
-            listed.path if listed else path or "",
-            listed.split or split if listed else split,
-            kinds=ROWS,
-        )
+        listed = listed_entry(options["path"], options.get("dataset"))
+        path = listed.path if listed else options["path"]
+        inputs(path, listed.split or split if listed else split, kinds=ROWS)
 
 
 def told(source: Source, base: Ground) -> str:

@@ -72,17 +72,20 @@ def _in_parts(
             return 0
         sweep(place)
         tasks = [
-            Task(number, part, place / f"{number:05}", key | {"part": where})
+            Task(number, part, place / f"{number:05}", {"of": folder.name, "part": where})
             for number, (part, where) in enumerate(zip(parts, places(parts), strict=True))
         ]
         tally = _Tally(tasks)
-        there = [task for task in tasks if _whole(task)]
-        for task in there:
-            tally.done(task)
-        before = sum(task.part.size or 0 for task in there)
+        missing, before = list[Task](), 0
+        for task in tasks:
+            if _whole(task):
+                tally.done(task)
+                before += task.part.size or 0
+            else:
+                missing.append(task)
+        there = len(tasks) - len(missing)
         if there:
-            say(f"prepare {work.name}: {len(there)} of {len(tasks)} parts were there already.")
-        missing = [task for task in tasks if task not in there]
+            say(f"prepare {work.name}: {there} of {len(tasks)} parts were there already.")
         total = sum(part.size or 0 for part in parts)
         try:
             with progress(f"prepare {work.name}", total, done=before) as bar:

@@ -25,7 +25,7 @@ from limbeck.data.inputs import Inputs
 from limbeck.errors import LimbeckError
 from limbeck.files import committed
 
-# One thread needs fewer characters at a time than all cores do: a sixteenth of the memory, and no slower.
+# One thread needs fewer at a time than all cores do: they take less memory and are no slower.
 BLOCK_CHARACTERS = 250_000
 _TOLD = 1 << 19
 """Bytes read before a worker tells of them."""
