@@ -14,7 +14,7 @@ BENCHMARKS := startup head step recording codec attention data evaluation
 WORKERS ?= 2
 JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
 
-.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality bench-terms bench-clone bench-hybrid plain-text bench-decode gate lint format docs clean
+.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality bench-terms bench-clone bench-hybrid plain-text bench-decode bench-prepare gate lint format docs clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,11 @@ bench-hybrid: plain-text ## Hybrids by mixer, kept attentions and stages, and a 
 
 bench-decode: $(STAMP) ## How fast a teacher and a hybrid of its size read and write, and what they keep; random weights, minutes
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/page.py
+
+bench-prepare: $(STAMP) ## How fast text is prepared on every core, beside the bare tokenizer, and its memory; minutes
+	@test -d ../shared/data/text || { echo "The plain texts in ../shared/data/text are read; they are not there." >&2; exit 1; }
+	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/page.py
 
 $(PEERS): $(STAMP)

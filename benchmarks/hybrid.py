@@ -44,7 +44,7 @@ ARMS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
 def recipe(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     """The run of one arm."""
     mixer, kept, before = ARMS[arm]
-    start = "identity" if "from identity" in arm else "attention"
+    start = "identity" if "from identity" in arm else "attention"  # told, since the default differs
     folder = Path(options.work) / "corpus"
     clone.corpus(Path(options.text), folder)
 

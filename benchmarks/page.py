@@ -33,6 +33,7 @@ TITLES = {
     "caches": "B8. Bytes of a cache, and how fast it is read",
     "terms": "What each term adds",
     "tokenise": "B9. Text to ids",
+    "prepare": "B9. Text to a prepared folder, on every core",
     "pack": "B9. Documents to rows",
     "evaluation": "B10. Multiple choice with shared prefixes",
     "startup": "B11. Until a command answers",

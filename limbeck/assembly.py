@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Ground:
-    """What every part of a run stands on. vocab: ids that both models share, their tokenizer's own."""
+    """What every part of a run stands on. vocab: ids that both models share, their tokenizer's own.
+
+    workers: processes that prepare a text where it is not prepared; no part of what a run is.
+    """
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
@@ -38,6 +42,7 @@ class Ground:
     device: torch.device
     dtype: torch.dtype
     sources: dict[tuple[str, bool], Source] = field(default_factory=dict)
+    workers: int = 1
 
 
 def teacher_model(recipe: Recipe) -> Model | None:
@@ -136,7 +141,9 @@ def _source(base: Ground, part: Part, where: str, *, shuffled: bool) -> Source:
         options.setdefault("seed", base.recipe.seed)
     if "shuffled" in known and not shuffled:
         options["shuffled"] = False
-    found: Source = function(base.tokenizer, **options)
+    # What no recipe can set is given by place, as the tokenizer is; a source of a user's own may not take it.
+    takes = inspect.signature(function).parameters
+    found: Source = function(base.tokenizer, *[base.workers] * ("workers" in takes), **options)
     return found
 
 

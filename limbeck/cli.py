@@ -133,6 +133,22 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def prepare(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    *,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; else one for each usable core.", min=1)
+    ] = None,
+) -> None:
+    """Tokenises every text of a recipe, for train to find. Goes on where it stopped."""
+    from limbeck import fitting, loading, preparing
+
+    own_work()
+    preparing.prepare(fitting.check(loading.load(recipe, overrides or ())), workers)
+
+
+@app.command()
 def export(run: RunPath) -> None:
     """Writes the trained student (and its control) as Hugging Face folders, reloaded and compared."""
     from limbeck import run as running

@@ -1,293 +1,104 @@
-"""Conversations -> a prepared folder of ids and weights: rendered, encoded, and no longer than a row.
-
-What is left out is counted and never silent: rows that are refused stop the run or are set aside, what is too long is
-shortened by whole turns or left out, and so is what counts nothing.
-"""
+"""Conversations -> a committed folder of ids and weights (planes.py), keyed by rows, tokenizer, template and options."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from limbeck.data.controls import Controls, Said, Written
+from limbeck.data.controls import Controls
 from limbeck.data.dataset_info import Entry
 from limbeck.data.inputs import Inputs
-from limbeck.data.layouts import example
-from limbeck.data.prepare import QUARANTINE, Planes, Prepared, blocks, made, watched
-from limbeck.data.records import Record, records
-from limbeck.data.renderer import Renderer, Template
+from limbeck.data.making import made
+from limbeck.data.parts import parted
+from limbeck.data.planes import QUARANTINE, Planes, Prepared, counts_of, set_aside, write_counts
+from limbeck.data.prepare import watched
+from limbeck.data.records import records
+from limbeck.data.renderer import Template
 from limbeck.data.sieve import Sieve
-from limbeck.data.spans import written
-from limbeck.data.templates import none
-from limbeck.data.tokenize import Encoded, largest_id, tokenizer_fingerprint
-from limbeck.data.turns import Conversation, Example, Text, Tokens
+from limbeck.data.talks import Counts, Reading, Speech, Talks, Writer
+from limbeck.data.tokenize import largest_id, tokenizer_fingerprint
+from limbeck.data.workers import Advance, Fill, Work
 from limbeck.errors import DataError
-from limbeck.files import canonical
-from limbeck.progress import progress
 
 FORMAT = "chat 1"
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How conversations are read; part of the key, since each changes what comes out.
+class Rows:
+    """Rows to be read. name: for people; entry: what LLaMA-Factory's list says of their keys."""
 
-    length: the most tokens of one; too_long: what becomes of more. turns: which of the assistant's count.
-    ending: the id that ends what has no end of its own.
-    """
-
-    length: int
-    ending: int
-    layout: str = "auto"
-    turns: str = "all"
-    too_long: str = "left"
-    hostile: str = "stop"
-    split: str = "train"
-    most: int | None = None
-
-
-@dataclass
-class Counts:
-    """What became of the rows. found: control strings in what was said, which stayed text."""
-
-    conversations: int = 0
-    texts: int = 0
-    turns: int = 0
-    counted: int = 0
-    found: int = 0
-    shortened: int = 0
-    too_long: int = 0
-    silent: int = 0
-
-
-class _Hopeless(DataError):
-    """What the next row would meet as well: no template, or one that does not come to an end."""
-
-
-@dataclass(frozen=True)
-class _One:
-    """A row on its way: what it holds, and, but of tokens, how it is written."""
-
-    record: Record
-    given: Example
-    text: Written | None
-
-    @property
-    def where(self) -> str:
-        """'file:line'."""
-        return self.record.where
+    name: str
+    found: Inputs
+    entry: Entry | None = None
 
 
 def prepare_chat(
     tokenizer: Any,
-    found: Inputs,
+    rows: Rows,
     into: str | Path,
     *,
-    name: str,
     template: Template | None,
     reading: Reading,
-    entry: Entry | None = None,
+    workers: int = 1,
 ) -> Prepared:
-    """Finds, or makes, `into`/<key>: the key is the rows' digests, tokenizer, template and options. name: for people."""
+    """Finds, or makes, `into`/<key>: the key is the rows' digests, tokenizer, template and options."""
     rendering = {k: v for k, v in asdict(template).items() if k != "name"} if template else None
+    found = rows.found
     key = {
         "format": FORMAT,
         "text": found.identity(),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "template": rendering,
-        "entry": entry.key() if entry else None,
+        "entry": rows.entry.key() if rows.entry else None,
         "reading": asdict(reading) | ({} if found.hub or found.saved else {"split": None}),
     }
 
-    def fill(folder: Path) -> None:
-        sieve = Sieve(folder / QUARANTINE if reading.hostile == "quarantine" else None)
-        with ExitStack() as stack:
-            stack.callback(sieve.close)
-            planes = Planes(folder, largest_id(tokenizer), stack, weighed=True)
-            chat = _Chat(tokenizer, template, reading, sieve, stack)
-            bar = stack.enter_context(progress(f"prepare {name}", found.size))
-            rows = watched(records(found, sieve, split=reading.split), sieve, bar.advance)
-            some = itertools.islice(chat.read(rows, entry.renamed if entry else dict), reading.most)
-            for block in blocks(some, lambda one: len(one.text.text) if one.text else 1):
-                chat.put(block, planes)
-        if not planes.documents:
-            told = ", ".join(f"{value:,} {key}" for key, value in asdict(chat.counts).items())
-            raise DataError(
-                f"{name}: no conversation in which anything counts ({told}).{sieve.told()}"
-            )
-        counts = planes.counts() | asdict(chat.counts)
-        counts |= {"kept": sieve.kept, "quarantined": sieve.quarantined}
-        (folder / "counts.json").write_bytes(canonical(counts))
+    def begin() -> tuple[Work, list[Inputs]]:
+        named = tokenizer.name_or_path or "the tokenizer"
+        speech = Speech(named, Controls(tokenizer), largest_id(tokenizer), template)
+        work = _Chat(rows.name, reading, speech, rows.entry)
+        return work, parted(found) if reading.most is None else [found]
 
-    return made(into, key, fill)
+    return made(into, key, begin, workers=workers)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Chat:
-    """All that stays the same while conversations are prepared, and what was counted so far."""
+    """What is done to rows of conversations."""
 
-    tokenizer: Any
-    template: Template | None
+    name: str
     reading: Reading
-    sieve: Sieve
-    stack: ExitStack
-    counts: Counts = field(default_factory=Counts)
+    speech: Speech
+    entry: Entry | None
 
-    def __post_init__(self) -> None:
-        self.controls = Controls(self.tokenizer)
-        self.largest = largest_id(self.tokenizer)
-        self._renderer: Renderer | None = None
+    @contextmanager
+    def opened(self, characters: int) -> Iterator[Fill]:
+        """Ready to fill one part after the other."""
+        with Writer(self.speech) as writer:
 
-    def read(
-        self, rows: Iterable[Record], renamed: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> Iterator[_One]:
-        """The rows that are understood, rendered; the others are refused."""
-        for record in rows:
-            try:
-                given = self._counting(example(renamed(record.row), self.reading.layout))
-                text = None if isinstance(given, Tokens) else self.write(given)
-            except _Hopeless as reason:
-                raise DataError(f"{record.where}: {reason}") from reason
-            except DataError as reason:
-                self.sieve.refuse(record.file, record.line, str(reason))
-            else:
-                yield _One(record, given, text)
+            def fill(folder: Path, found: Inputs, advance: Advance) -> None:
+                reading = self.reading
+                sieve = Sieve(folder / QUARANTINE if reading.hostile == "quarantine" else None)
+                with ExitStack() as stack:
+                    stack.callback(sieve.close)
+                    planes = Planes(folder, self.speech.largest, stack, weighed=True)
+                    talks = Talks(self.speech, writer, reading, sieve, planes)
+                    rows = watched(records(found, sieve, split=reading.split), sieve, advance)
+                    talks.take(rows, self.entry.renamed if self.entry else dict, characters)
+                counts = planes.counts() | asdict(talks.counts)
+                counts |= {"kept": sieve.kept, "quarantined": sieve.quarantined}
+                write_counts(folder, counts)
 
-    def _counting(self, given: Example) -> Example:
-        if self.reading.turns == "all" or not isinstance(given, Conversation):
-            return given
-        *before, last = given.turns
-        quiet = [replace(turn, weight=0.0) for turn in before]
-        return replace(given, turns=(*quiet, last))
+            yield fill
 
-    def write(self, given: Conversation | Text) -> Written:
-        """A conversation as the template has it; a text as it is."""
-        if isinstance(given, Text):
-            found = len(self.controls.pattern.findall(given.text))
-            spans = ((0, len(given.text), given.weight),)
-            return Written(given.text, (), spans, given.weight, found=found)
-        if self._renderer is None:
-            self._renderer = self._started()
-        try:
-            return written(given, self._renderer, self.controls)
-        except DataError as reason:
-            if self._renderer.ended:
-                raise _Hopeless(str(reason)) from reason
-            raise
-
-    def _started(self) -> Renderer:
-        if self.template is None:
-            raise _Hopeless(none(self.tokenizer))
-        try:
-            return self.stack.enter_context(Renderer(self.template))
-        except DataError as reason:
-            raise _Hopeless(str(reason)) from reason
-
-    def put(self, block: Sequence[_One], planes: Planes) -> None:
-        """Encodes rows and writes those that fit, and those that can be made to fit."""
-        texts = [one.text for one in block if one.text is not None]
-        encoded = iter(self.encode(texts))
-        kept, said = list[_One](), list[Said]()
-        for one in block:
-            try:
-                tokens = self._tokens(one.given) if one.text is None else self._only(encoded)
-                fitting, short = self._fit(one, tokens)
-            except DataError as reason:
-                self.sieve.refuse(one.record.file, one.record.line, str(reason))
-                continue
-            self.sieve.kept += 1
-            if short is not None and self._count(fitting, short):
-                kept.append(fitting)
-                said.append(short)
-        if said:
-            ids, sizes, weights = (
-                np.concatenate([vars(one)[name] for one in said])
-                for name in ("ids", "sizes", "weights")
-            )
-            counts = np.array([len(one.ids) for one in said], dtype=np.int64)
-            planes.put(Encoded(ids, sizes, counts), kept, weights)
-
-    def encode(self, texts: Sequence[Written]) -> list[Said | DataError]:
-        """The tokens of each, ended where they have no end of their own; or why it has none."""
-        ending = np.array([self.reading.ending], dtype=np.int64)
-        return [
-            said
-            if isinstance(said, DataError) or not one.ending
-            else Said(
-                np.concatenate([said.ids, ending]),
-                np.concatenate([said.sizes, 0 * ending]),
-                np.append(said.weights, np.float32(one.ending)),
-            )
-            for one, said in zip(texts, self.controls.encode(texts), strict=True)
-        ]
-
-    @staticmethod
-    def _only(encoded: Iterator[Said | DataError]) -> Said:
-        said = next(encoded)
-        if isinstance(said, DataError):
-            raise said
-        return said
-
-    def _tokens(self, given: Example) -> Said:
-        assert isinstance(given, Tokens)
-        low, high = min(given.ids, default=0), max(given.ids, default=0)
-        if not 0 <= low <= high <= self.largest:
-            told = " to ".join(f"{one:,}"[:40] for one in (low, high))
-            raise DataError(f"input_ids from {told}; the tokenizer has 0 to {self.largest:,}")
-        ids = np.array(given.ids, dtype=np.int64)
-        return Said(ids, self.controls.sizes(ids), np.array(given.weights, dtype=np.float32))
-
-    def _fit(self, one: _One, said: Said) -> tuple[_One, Said | None]:
-        """The row as it fits into `length` tokens, or None of it. Texts are cut into rows, and fit as they are."""
-        if len(said.ids) <= self.reading.length:
-            return one, said
-        if self.reading.too_long == "error":
+    def check(self, folder: Path) -> None:
+        """Raises DataError where nothing counts."""
+        counts = counts_of(folder)
+        if not counts["documents"]:
+            told = ", ".join(f"{counts[one.name]:,} {one.name}" for one in fields(Counts))
             raise DataError(
-                f"{len(said.ids):,} tokens, and a row has {self.reading.length:,}; set 'length', or too_long: left "
-                "or drop"
+                f"{self.name}: no conversation in which anything counts ({told}).{set_aside(folder)}"
             )
-        if self.reading.too_long == "left" and not isinstance(one.given, Conversation):
-            return one, said
-        if self.reading.too_long == "left" and isinstance(one.given, Conversation):
-            shorter = self._shorter(one.given)
-            if shorter is not None:
-                self.counts.shortened += 1
-                return replace(one, given=shorter[0], text=shorter[1]), shorter[2]
-        self.counts.too_long += 1
-        return one, None
-
-    def _shorter(self, given: Conversation) -> tuple[Conversation, Written, Said] | None:
-        """As many of the last exchanges as fit, with the system's turn before them."""
-        system = [turn for turn in given.turns[:1] if turn.role == "system"]
-        asks = [n for n, turn in enumerate(given.turns) if turn.role == "user" and n > len(system)]
-        best, low, high = None, 0, len(asks)
-        while low < high:
-            middle = (low + high) // 2
-            some = replace(given, turns=(*system, *given.turns[asks[middle] :]))
-            text = self.write(some)
-            said = self._only(iter(self.encode([text])))
-            if len(said.ids) <= self.reading.length:
-                best, high = (some, text, said), middle
-            else:
-                low = middle + 1
-        return best
-
-    def _count(self, one: _One, said: Said) -> bool:
-        """Adds a row to the counts; whether anything in it counts. The first token is nobody's label."""
-        counted = int((said.weights[1:] != 0).sum())
-        if not counted:
-            self.counts.silent += 1
-            return False
-        self.counts.counted += counted
-        self.counts.conversations += isinstance(one.given, Conversation)
-        self.counts.texts += not isinstance(one.given, Conversation)
-        if one.text is not None:
-            self.counts.turns += one.text.turns
-            self.counts.found += one.text.found
-        return True

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-from limbeck.data.inputs import Inputs, inputs, kind
-from limbeck.data.records import json_lines, lines, one_by_one, rows_of, stream_of
+from limbeck.data.inputs import Inputs, Stretch, inputs, kind
+from limbeck.data.records import Lines, json_lines, lines, one_by_one, rows_of, stream_of
 from limbeck.data.sieve import MAX_BYTES, Sieve, unusable
 from limbeck.errors import DataError
 
@@ -74,27 +74,28 @@ def _files(
     found: Inputs, sieve: Sieve, field: str, mark: re.Pattern[str] | None
 ) -> Iterator[Document]:
     before = 0
-    for path in found.files:
-        yield from _file(path, sieve, field, mark)
+    for path, some, size in found.pieces():
+        if kind(path) == ".parquet":
+            yield from _parquet(path, some, sieve, field)
+        elif kind(path).startswith(".jsonl"):
+            yield from _jsonl(path, some, sieve, field)
+        else:
+            with stream_of(path) as stream:
+                yield from _text(path, stream, sieve, mark)
         # What was counted on the way was bytes of text, of compressed files too many.
-        before += path.stat().st_size
+        before += size
         sieve.read_bytes = before
 
 
-def _file(path: Path, sieve: Sieve, field: str, mark: re.Pattern[str] | None) -> Iterator[Document]:
-    ending = kind(path)
-    if ending == ".parquet":
-        yield from _parquet(path, sieve, field)
-        return
-    with stream_of(path) as stream:
-        if ending.startswith(".jsonl"):
-            yield from _jsonl(path, stream, sieve, field)
-        else:
-            yield from _text(path, stream, sieve, mark)
+def _jsonl(path: Path, some: Stretch | None, sieve: Sieve, field: str) -> Iterator[Document]:
+    with stream_of(path, some) as stream:
+        yield from _rows(path, json_lines(stream, sieve, some.before if some else 0), sieve, field)
 
 
-def _jsonl(path: Path, stream: IO[bytes], sieve: Sieve, field: str) -> Iterator[Document]:
-    for number, row, reason in json_lines(stream, sieve):
+def _rows(
+    path: Path, found: Iterator[tuple[int, dict[str, Any], str]], sieve: Sieve, field: str
+) -> Iterator[Document]:
+    for number, row, reason in found:
         text, reason = ("", reason) if reason else _field(row, field)
         if reason:
             sieve.refuse(str(path), number, reason)
@@ -116,7 +117,7 @@ def _some(names: list[str]) -> str:
 
 
 def _text(
-    path: Path, stream: IO[bytes], sieve: Sieve, mark: re.Pattern[str] | None
+    path: Path, stream: Lines, sieve: Sieve, mark: re.Pattern[str] | None
 ) -> Iterator[Document]:
     for number, raw, size in _sections(stream, sieve, mark):
         text, reason = sieve.decoded(raw)
@@ -129,7 +130,7 @@ def _text(
 
 
 def _sections(
-    stream: IO[bytes], sieve: Sieve, mark: re.Pattern[str] | None
+    stream: Lines, sieve: Sieve, mark: re.Pattern[str] | None
 ) -> Iterator[tuple[int, bytes, int]]:
     """First line, bytes and whole size of each document in a text file."""
     begun, size, held = 1, 0, list[bytes]()
@@ -157,7 +158,7 @@ def _without(line: bytes, match: re.Match[str]) -> bytes:
     return left.encode(errors="surrogateescape") + ending if left else b""
 
 
-def _parquet(path: Path, sieve: Sieve, field: str) -> Iterator[Document]:
+def _parquet(path: Path, some: Stretch | None, sieve: Sieve, field: str) -> Iterator[Document]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet
@@ -170,8 +171,9 @@ def _parquet(path: Path, sieve: Sieve, field: str) -> Iterator[Document]:
         if field not in columns.names:
             raise DataError(f"{path}: no column '{field}'. It has: {_some(columns.names)}.")
         one_by_one(columns.names, path)
-        number = 0
-        for batch in opened.iter_batches(batch_size=256, columns=[field]):
+        number = some.before if some else 0
+        groups = range(some.begin, some.end) if some else None
+        for batch in opened.iter_batches(batch_size=256, row_groups=groups, columns=[field]):
             for value in _cells(batch.column(0), arrow, f"{path}, column '{field}'"):
                 number += 1
                 text, reason = ("", "null") if value is None else sieve.decoded(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,29 @@ class Hub:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Some of a file: bytes of JSON lines, or groups of Parquet's rows, from `begin` to before `end`.
+
+    before: lines or rows of the file that stand before it. size: the bytes of the file that it takes.
+    """
+
+    begin: int
+    end: int
+    before: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """Files in the order in which they are read; or a saved dataset folder; or a Hub dataset."""
+    """Files in the order in which they are read; or a saved dataset folder; or a Hub dataset.
+
+    stretches: of each file what is read of it, None for all; () where all of every file is read.
+    """
 
     files: tuple[Path, ...] = ()
     saved: Path | None = None
     hub: Hub | None = None
+    stretches: tuple[Stretch | None, ...] = ()
 
     def identity(self) -> list[Any]:
         """What the text is, whatever its path is called: digests, or the commit on the Hub."""
@@ -52,7 +70,12 @@ class Inputs:
         """Bytes on disk, where they are known."""
         if self.hub is not None:
             return None
-        return sum(path.stat().st_size for path in self.files)
+        return sum(size for _, _, size in self.pieces())
+
+    def pieces(self) -> Iterator[tuple[Path, Stretch | None, int]]:
+        """Each file, what is read of it, and how many bytes that is on disk."""
+        for path, some in zip(self.files, self.stretches or [None] * len(self.files), strict=True):
+            yield path, some, path.stat().st_size if some is None else some.size
 
 
 def kind(path: Path, kinds: tuple[str, ...] = KINDS) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from limbeck.data.fit import Fitted
 from limbeck.data.pack import Plane, Stream, row, row_count, stacked
+from limbeck.data.planes import Prepared
 from limbeck.errors import DataError, RecipeError
 from limbeck.types import Batch
 
@@ -40,7 +41,8 @@ def positions_for(step: int, rows_per_step: int, rank: int, world: int) -> range
 class PackedSource:
     """A Source over a Stream: position p is row order(seed, epoch)[p % rows] of epoch p // rows.
 
-    fitted: rows of whole documents instead of the stream's; then nothing overlaps.
+    fitted: rows of whole documents instead of the stream's; then nothing overlaps. prepared: the folder that the
+    stream is of.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class PackedSource:
         overlap_one: bool = False,
         identity: str = "",
         fitted: Fitted | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         self.stream = stream
         self.length = length
@@ -61,6 +64,7 @@ class PackedSource:
         self.shuffled = shuffled
         self.overlap_one = overlap_one
         self.fitted = fitted
+        self.prepared = prepared
         self.rows = row_count(stream.length, length, overlap_one=overlap_one)
         if fitted is not None:
             self.rows = fitted.rows

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
-from limbeck.data.inputs import ROWS, Inputs, kind
+from limbeck.data.inputs import ROWS, Inputs, Stretch, kind
 from limbeck.data.sieve import Sieve
 from limbeck.errors import Damaged, DataError
 from limbeck.files import parse_json
@@ -44,40 +44,70 @@ def records(found: Inputs, sieve: Sieve, *, split: str) -> Iterator[Record]:
             yield Record(dict(row), where, number)
         return
     before = 0
-    for path in found.files:
-        yield from _file(path, sieve)
-        before += path.stat().st_size
+    for path, some, size in found.pieces():
+        yield from _file(path, some, sieve)
+        before += size
         sieve.read_bytes = before
 
 
-def _file(path: Path, sieve: Sieve) -> Iterator[Record]:
+def _file(path: Path, some: Stretch | None, sieve: Sieve) -> Iterator[Record]:
     ending = kind(path, ROWS)
     if ending == ".parquet":
-        yield from _parquet(path, sieve)
+        yield from _parquet(path, some, sieve)
     elif ending == ".json" and _begins(path) == b"[":
         yield from _array(path, sieve)
     else:
-        with stream_of(path) as stream:
-            yield from _jsonl(path, stream, sieve)
+        with stream_of(path, some) as stream:
+            for number, row, reason in json_lines(stream, sieve, some.before if some else 0):
+                if reason:
+                    sieve.refuse(str(path), number, reason)
+                else:
+                    yield Record(row, str(path), number)
+
+
+class Lines(Protocol):
+    """What lines can be read from."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """The next line, or so many bytes of it."""
+        ...
+
+
+class _Until:
+    """The lines of a stream up to a place, which is behind a line."""
+
+    def __init__(self, stream: IO[bytes], left: int) -> None:
+        self._stream, self._left = stream, left
+
+    def readline(self, limit: int, /) -> bytes:
+        """The next line, or so many bytes of it."""
+        line = self._stream.readline(min(limit, self._left))
+        self._left -= len(line)
+        return line
 
 
 @contextlib.contextmanager
-def stream_of(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked where its name ends in .gz; damage in it is told by its name."""
+def stream_of(path: Path, some: Stretch | None = None) -> Iterator[Lines]:
+    """The lines of a file, unpacked where its name ends in .gz; damage in it is told by its name."""
     with path.open("rb") as raw:
         packed = path.name.lower().endswith(".gz")
         try:
-            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw) if packed else raw)
+            if some is not None:
+                raw.seek(some.begin)
+                yield _Until(raw, some.end - some.begin)
+            else:
+                yield cast(Lines, gzip.GzipFile(fileobj=raw) if packed else raw)
         except (gzip.BadGzipFile, EOFError, zlib.error) as reason:
             raise DataError(f"{path}: damaged or cut off gzip data ({reason}).") from reason
 
 
-def lines(stream: IO[bytes], sieve: Sieve) -> Iterator[tuple[int, bytes, int]]:
+def lines(stream: Lines, sieve: Sieve, before: int = 0) -> Iterator[tuple[int, bytes, int]]:
     r"""Number, bytes and whole size of each line. Lines end at b"\n" and nowhere else.
 
-    Of a line over the limit only its beginning is held, so that memory stays bounded.
+    Of a line over the limit only its beginning is held, so that memory stays bounded. before: lines of the file that
+    were left out.
     """
-    number = 0
+    number = before
     while line := stream.readline(sieve.max_bytes + 2):
         number += 1
         size = len(line)
@@ -90,9 +120,11 @@ def lines(stream: IO[bytes], sieve: Sieve) -> Iterator[tuple[int, bytes, int]]:
         yield number, line, size
 
 
-def json_lines(stream: IO[bytes], sieve: Sieve) -> Iterator[tuple[int, dict[str, Any], str]]:
+def json_lines(
+    stream: Lines, sieve: Sieve, before: int = 0
+) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Number and object of each line of JSON, and '' or the reason for refusing it."""
-    for number, line, size in lines(stream, sieve):
+    for number, line, size in lines(stream, sieve, before):
         size -= line.endswith(b"\n")
         if size > sieve.max_bytes:
             yield number, {}, f"a line of {size:,} bytes, more than {sieve.max_bytes:,}"
@@ -112,14 +144,6 @@ def _object(line: bytes) -> tuple[dict[str, Any], str]:
 
 def _no_object(row: Any) -> str:
     return f"a JSON {type(row).__name__}, not an object"
-
-
-def _jsonl(path: Path, stream: IO[bytes], sieve: Sieve) -> Iterator[Record]:
-    for number, row, reason in json_lines(stream, sieve):
-        if reason:
-            sieve.refuse(str(path), number, reason)
-        else:
-            yield Record(row, str(path), number)
 
 
 def _begins(path: Path) -> bytes:
@@ -148,17 +172,18 @@ def _array(path: Path, sieve: Sieve) -> Iterator[Record]:
     sieve.read_bytes += size
 
 
-def _parquet(path: Path, sieve: Sieve) -> Iterator[Record]:
+def _parquet(path: Path, some: Stretch | None, sieve: Sieve) -> Iterator[Record]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet
     except ImportError as missing:
         raise DataError(f"{path}: Parquet needs pyarrow: pip install 'limbeck[data]'.") from missing
-    number = 0
+    number = some.before if some else 0
+    groups = range(some.begin, some.end) if some else None
     try:
         file = arrow.parquet.ParquetFile(path, page_checksum_verification=True)
         one_by_one(file.schema_arrow.names, path)
-        for batch in file.iter_batches(batch_size=256):
+        for batch in file.iter_batches(batch_size=256, row_groups=groups):
             for place in range(len(batch)):
                 number += 1
                 try:

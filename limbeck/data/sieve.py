@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +21,8 @@ class Sieve:
     """Keeps or refuses each row; rows in are always kept + quarantined.
 
     quarantine: a JSONL file (file, line, reason) for refused rows; None stops at the first one.
+    earlier: called before a row is refused, so that rows read before it, of which some are refused later than they
+    are read, come first.
     """
 
     quarantine: Path | None = None
@@ -27,11 +30,12 @@ class Sieve:
     kept: int = 0
     quarantined: int = 0
     read_bytes: int = 0
-    first: str = ""
+    earlier: Callable[[], None] = field(default=lambda: None, repr=False)
     _stream: TextIO | None = field(default=None, repr=False)
 
     def refuse(self, file: str, line: int, reason: str) -> None:
         """Raises DataError, or writes the row's place and the reason down."""
+        self.earlier()
         if self.quarantine is None:
             raise DataError(
                 f"{file}:{line}: {reason}. Mend the file, or set hostile: quarantine to go on "
@@ -42,17 +46,9 @@ class Sieve:
             self._stream = self.quarantine.open("w", encoding="utf-8")
         json.dump({"file": file, "line": line, "reason": reason}, self._stream)
         self._stream.write("\n")
-        self.first = self.first or f"{file}:{line}: {reason}"
         self.quarantined += 1
         if self.quarantined > MOST_QUARANTINED:
-            raise DataError(
-                f"{file}:{line}: more than {MOST_QUARANTINED:,} rows were refused, this one because: "
-                f"{reason}. This file is hardly what it was taken for."
-            )
-
-    def told(self) -> str:
-        """What is said where nothing was kept, and with it the list of the refused: how many, and why the first."""
-        return f" {self.quarantined:,} were set aside, as {self.first}." if self.first else ""
+            raise too_many(file, line, reason)
 
     def decoded(self, raw: bytes) -> tuple[str, str]:
         """The text of strict UTF-8 bytes, and '' or the reason for refusing it."""
@@ -72,6 +68,14 @@ class Sieve:
             os.fsync(self._stream.fileno())
             self._stream.close()
             self._stream = None
+
+
+def too_many(file: str, line: int, reason: str) -> DataError:
+    """What is said of the first row that is one too many."""
+    return DataError(
+        f"{file}:{line}: more than {MOST_QUARANTINED:,} rows were refused, this one because: "
+        f"{reason}. This file is hardly what it was taken for."
+    )
 
 
 def unusable(text: str) -> str:

@@ -103,7 +103,25 @@ def encoder(tokenizer: Any, *, piece: int = PIECE) -> Encoder:
     the places of the tokens: of pieces that share a character the first takes it, and what the tokenizer drops
     counts for the token after it. Texts longer than `piece` are cut where that changes no id.
     """
-    backend = plain(tokenizer)
+    return encoder_of(plain(tokenizer), piece=piece)
+
+
+def spelled(tokenizer: Any) -> str:
+    """A tokenizer as text that another process makes the same encoder of, without transformers."""
+    found: str = plain(tokenizer).to_str()
+    return found
+
+
+def restored(text: str) -> Tokenizer:
+    """What `spelled` was told of: control strings in a text are the characters they are."""
+    found: Tokenizer = Tokenizer.from_str(text)
+    # No tokenizer.json says this.
+    found.encode_special_tokens = True
+    return found
+
+
+def encoder_of(backend: Tokenizer, *, piece: int = PIECE) -> Encoder:
+    """`encoder` of what `plain` gives."""
     about = known(backend)
 
     def encode_texts(texts: Sequence[str]) -> Encoded:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck.data.chat import Reading, prepare_chat
+from limbeck.data.chat import Rows, prepare_chat
 from limbeck.data.dataset_info import FILE, Entry, entry
 from limbeck.data.fit import fitted
 from limbeck.data.inputs import ROWS, inputs
 from limbeck.data.loader import PackedSource
 from limbeck.data.pack import Stream
-from limbeck.data.prepare import Prepared
+from limbeck.data.planes import Prepared
+from limbeck.data.talks import Reading
 from limbeck.data.templates import template_of
 from limbeck.data.tokenize import separator_id
 from limbeck.errors import DataError
@@ -31,6 +32,7 @@ Layout = Literal[
 
 def chat(
     tokenizer: Any,
+    workers: int = 1,
     *,
     path: str,
     length: int,
@@ -59,22 +61,23 @@ def chat(
     its first exchanges (`left`), is left out (`drop`), both counted, or is refused (`error`).
 
     separator: what fills a row, and ends a text, and a conversation whose template ends it with nothing.
+
+    workers: processes that prepare it, where it is not prepared; no option, since it changes nothing of what comes out.
     """
     _check(length, max_documents)
     mark = separator_id(tokenizer, separator)
-    listed, form = _listed(path, dataset), str(layout)
+    listed, form = listed_entry(path, dataset), str(layout)
     if listed is not None:
         path, split = listed.path, listed.split or split
         form = listed.layout if form == "auto" else form
         max_documents = min(filter(None, (listed.most, max_documents)), default=None)
     found = prepare_chat(
         tokenizer,
-        inputs(path, split, kinds=ROWS),
+        Rows(path, inputs(path, split, kinds=ROWS), listed),
         prepared,
-        name=path,
         template=template_of(tokenizer, template, template_options or {}, date),
         reading=Reading(length, mark, form, turns, too_long, hostile, split, max_documents),
-        entry=listed,
+        workers=workers,
     )
     say(f"chat {path}: {told(found)}")
     stream = Stream(found.ids, found.byte_lengths, found.starts, mark, found.weights)
@@ -85,6 +88,7 @@ def chat(
         shuffled=shuffled,
         identity=f"{found.folder.name} best_fit",
         fitted=fitted(stream, length),
+        prepared=found,
     )
 
 
@@ -95,7 +99,8 @@ def _check(length: int, max_documents: int | None) -> None:
         raise DataError(f"chat: max_documents {max_documents} leaves no row. Wanted: 1 or more.")
 
 
-def _listed(path: str, dataset: str | None) -> Entry | None:
+def listed_entry(path: str, dataset: str | None) -> Entry | None:
+    """What a list of data sets says of the one that is named; None where a path is no such list."""
     place = Path(path).expanduser()
     file = place / FILE if place.is_dir() else place
     if dataset is None:

@@ -15,6 +15,7 @@ from limbeck.progress import say
 
 def text(
     tokenizer: Any,
+    workers: int = 1,
     *,
     path: str,
     length: int,
@@ -41,6 +42,8 @@ def text(
 
     overlap_one: rows share one token, so that every token after the first is a label once; otherwise the
     first token of each row is none. path: 'corpora/x' with train.jsonl in it gives the split's files only.
+
+    workers: processes that prepare it, where it is not prepared; no option, since it changes nothing of what comes out.
     """
     if length < 1:
         raise DataError(f"text: length {length} is no length of a row. Wanted: 1 or more.")
@@ -52,7 +55,7 @@ def text(
         )
     mark = separator_id(tokenizer, separator)
     reading = Reading(field, split, split_at, hostile, max_documents)
-    found = prepare(tokenizer, path, prepared, reading=reading)
+    found = prepare(tokenizer, path, prepared, reading=reading, workers=workers)
     stream = Stream(found.ids, found.byte_lengths, found.starts, mark)
     if hostile == "quarantine":
         counts = found.about["counts"]
@@ -68,4 +71,5 @@ def text(
         overlap_one=overlap_one,
         identity=found.folder.name + ("" if packing == "stream" else f" {packing}"),
         fitted=fitted(stream, length) if packing == "best_fit" else None,
+        prepared=found,
     )

@@ -36,7 +36,7 @@ def hybrid(
     *,
     mixer: hybrids.Mixer = "mamba2",
     keep_attention: Kept = "none",
-    start: Literal["attention", "identity"] = "attention",
+    start: Literal["attention", "identity"] | None = None,
     heads: Annotated[int, Field(gt=0)] | None = None,
     state: Annotated[int, Field(gt=0)] | None = None,
     mixers_of: str | None = None,
@@ -45,7 +45,8 @@ def hybrid(
 
     mixer: `mamba2` makes a plain Bamba, `discrete_mamba2` Llamba's own. keep_attention: numbers of blocks, how many at
     equal distances, `all`, `none`, or {auto: how many} by the probe. start: mixers from queries, keys and values, or
-    with an open gate and a convolution that does nothing. heads, state: sizes of a mixer; null takes the attention's.
+    with an open gate and a convolution that does nothing; null is `attention` for mamba2, whose norm takes the size of
+    what is not normalised, and `identity` for discrete_mamba2, which has none. heads, state: sizes of a mixer; null takes the attention's.
     mixers_of: a model with such mixers, whose are taken instead, such as a published Llamba.
     """
     if materials.config is None:
@@ -53,6 +54,7 @@ def hybrid(
             "student.hybrid: there is no teacher to replace layers of; give the teacher's 'model'."
         )
     hybrids.check(materials.config, mixer)
+    start = start or ("attention" if mixer == "mamba2" else "identity")
     depth = materials.config.get_text_config().num_hidden_layers
     kept = kept_blocks(keep_attention, depth)
     told = {"heads": heads, "state": state}

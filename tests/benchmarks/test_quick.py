@@ -19,6 +19,7 @@ PEERS = {
     "mohawk_step": (),
     "step": (),
     "startup": (),
+    "prepare": (),
     "quality": (),
     "recording": (),
     "sampling": (),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_chat
 
-from limbeck.data.prepare import open_prepared
+from limbeck.data.planes import open_prepared
 from limbeck.errors import LimbeckError
 from limbeck.sources.chat import chat
 from limbeck.sources.text import text

@@ -8,9 +8,11 @@ import tiny_text
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from limbeck.data import making, planes
 from limbeck.data import prepare as module
 from limbeck.data.documents import Document
-from limbeck.data.prepare import Reading, open_prepared, prepare
+from limbeck.data.planes import open_prepared
+from limbeck.data.prepare import Reading, prepare
 from limbeck.data.tokenize import encode
 from limbeck.errors import Damaged, DataError
 
@@ -46,7 +48,7 @@ def test_planes_are_the_encoded_documents(tmp_path, rows):
 @pytest.mark.parametrize("characters", [1, 10, 10_000])
 def test_blocks_change_nothing(tmp_path, rows, monkeypatch, characters):
     whole = prepare(tiny_text.tokenizer(), rows, tmp_path / "whole")
-    monkeypatch.setattr(module, "BLOCK_CHARACTERS", characters)
+    monkeypatch.setattr(making, "BLOCK_CHARACTERS", characters)
     parts = prepare(tiny_text.tokenizer(), rows, tmp_path / "parts")
     assert (whole.folder / "manifest.json").read_bytes() == (
         parts.folder / "manifest.json"
@@ -106,7 +108,7 @@ def test_a_number_out_of_range_is_refused_not_wrapped(tmp_path, value):
         (tmp_path / "x").open("wb") as stream,
         pytest.raises(DataError, match=r"a\.txt:3: holds .* uint16 takes 0 to 65,535"),
     ):
-        module._put(stream, values, np.dtype("<u2"), block, counts)
+        planes._put(stream, values, np.dtype("<u2"), block, counts)
 
 
 def test_a_hostile_row_leaves_nothing_behind(tmp_path, rows):

@@ -54,7 +54,7 @@ def test_what_was_counted_is_told(tmp_path, capsys):
 
 def test_the_second_time_nothing_is_rendered(tmp_path, monkeypatch):
     first = source(tmp_path).batch([0]).addresses
-    monkeypatch.setattr("limbeck.data.chat.Renderer", None)
+    monkeypatch.setattr("limbeck.data.talks.Renderer", None)
     assert source(tmp_path).batch([0]).addresses == first
 
 

@@ -58,10 +58,10 @@ def _sound(template: Template) -> Template:
     return template
 
 
-def none(tokenizer: Any) -> DataError:
-    """What is said where a conversation needs a template and there is none."""
+def none(tokenizer: str) -> DataError:
+    """What is said where a conversation needs a template and the tokenizer of this name has none."""
     return DataError(
-        f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template, and conversations need one. Set 'template' "
+        f"{tokenizer} has no chat template, and conversations need one. Set 'template' "
         f"to a jinja file, or to one that comes along: {', '.join(shipped())}."
     )
 
