@@ -1,5 +1,8 @@
 """A whole run on conversations: recorded, trained with its control, exported and judged on answers alone."""
 
+import re
+import subprocess
+
 import pytest
 import tiny_folder
 import torch
@@ -71,3 +74,16 @@ def test_what_was_trained_on_is_what_the_source_gives(place):
     base = assembly.ground(asked_of(place))
     source = chat(base.tokenizer, **options)
     assert float((source.batch(range(source.rows)).weights > 0).float().mean()) > 0.1
+
+
+def test_a_run_writes_nothing_that_looks_like_a_key(finished, place):
+    """Invariant 73, of what a run leaves: the commit of the code is the one name of 40 digits that may stand in it."""
+    written = [path for path in place.rglob("*") if path.suffix in (".json", ".jsonl", ".yaml", ".md", ".html", ".txt")]  # fmt: skip
+    assert {"log.jsonl", "provenance.json"} <= {path.name for path in written}
+    found = {
+        hit
+        for path in written
+        for hit in re.findall(r"\b[0-9a-f]{40}\b|\bhf_\w{30,}|\bsk-[\w-]{20,}", path.read_text())
+    }
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # fmt: skip
+    assert found <= {commit.stdout.strip()}

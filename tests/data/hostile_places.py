@@ -69,7 +69,7 @@ PLACES = [
     no("a split that is not there", ".", "no split 'train'. It has: test", {"test.jsonl": ROWS}),
     no("a saved dataset of another split", ".", "no split 'train'", {"dataset_dict.json": b"{}", "test/a.jsonl": ROWS}, named="train"),
     Case("place: a link to a file", {"a.jsonl": Path("b.data"), "b.data": BAD}, STAY, (("a.jsonl", 2, "utf-8"),)),
-    Case("place: a link to a folder", {"a": Path(), "b/c.jsonl": BAD}, STAY, (("a/c.jsonl", 2, "utf-8"),)),
+    Case("place: a link to a folder", {"a": Path("b"), "b/c.jsonl": BAD}, STAY, (("a/c.jsonl", 2, "utf-8"),)),
     Case("place: a folder that links to itself", {"a/b.jsonl": BAD, "a/c": Path()}, STAY, (("a/b.jsonl", 2, "utf-8"),)),
     Case("place: dangling links in a folder", {"a/b.jsonl": ROWS, "a/c.jsonl": Path("gone")}, STAY, path="a"),
     Case("place: a pipe in a folder", {"a/b.jsonl": ROWS, "a/c.jsonl": fifo}, STAY, path="a"),

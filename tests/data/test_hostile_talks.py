@@ -110,7 +110,6 @@ def test_a_template_that_is_of_no_use_ends_the_work(tmp_path, name, hostile):
     assert len(str(caught.value)) < 2_000
 
 
-@pytest.mark.parametrize("hostile", ["stop", "quarantine"])
 @pytest.mark.parametrize(
     ("loop", "told"),
     [
@@ -118,12 +117,15 @@ def test_a_template_that_is_of_no_use_ends_the_work(tmp_path, name, hostile):
         ("{% for a in range(99999) %}{% for b in range(99999) %}aaaaaaaa{% endfor %}{% endfor %}", "running|MemoryError|wrote"),
         ("{{ (messages[0].role * 9999999) | list | sort | join | length }}", "running|MemoryError|wrote"),
         # jinja computes what is constant while it reads the template.
-        ("{{ 10 ** 10 ** 10 }}", "running|MemoryError"),
+        ("{{ 10 ** (10 ** 10) }}", "running|MemoryError"),
     ],
     ids=["nothing", "words", "work", "constants"],
 )  # fmt: skip
-def test_a_template_without_end_is_ended(tmp_path, monkeypatch, loop, told, hostile):
+def test_a_template_without_end_is_ended(tmp_path, monkeypatch, loop, told):
+    """Under `quarantine`, which goes on wherever it can."""
     monkeypatch.setitem(Renderer.__init__.__kwdefaults__, "seconds", 0.5)
     text = "{% if messages[0].content == 'What is kept?' %}" + loop + "{% endif %}" + tiny_chat.CHATML  # fmt: skip
     with pytest.raises(LimbeckError, match=rf"rows\.jsonl:1: (?s:.*)({told})"):
-        tiny_chat.source(tmp_path, tiny_chat.TALKS[:1], tiny_chat.tokenizer(text), hostile=hostile)
+        tiny_chat.source(
+            tmp_path, tiny_chat.TALKS[:1], tiny_chat.tokenizer(text), hostile="quarantine"
+        )
