@@ -46,7 +46,9 @@ def asked(place, name, *, mixer="mamba2", stages=None, teacher=None, student=Non
     free = {"forward": "free", "objective": ["forward_kl"], "train": ["*"]}
     plain = {
         "teacher": teacher or {"live": {"model": str(place / "teacher")}},
-        "student": student or {"hybrid": {"mixer": mixer, "keep_attention": [1]}},
+        # From attention, whose first outputs are large enough that four steps make them smaller.
+        "student": student
+        or {"hybrid": {"mixer": mixer, "keep_attention": [1], "start": "attention"}},
         "stages": stages
         or [
             stage(place, "matrices"),
