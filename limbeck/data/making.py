@@ -151,17 +151,27 @@ def _place(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.parts")
 
 
+def _locked(folder: Path, place: Path) -> FileLock:
+    """The lock of a folder of parts, held. Who held it before may have removed the folder: then it is made again."""
+    told = False
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / ".lock")
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                lock.acquire(timeout=0 if not told else -1)
+            except Timeout:
+                say(f"{folder} is being prepared by another process; waits for it.")
+                told = True
+                continue
+            return lock
+
+
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[Path]:
     """The folder of parts, for this process alone; it goes when what it was for is there."""
     place = _place(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{folder} is being prepared by another process; waits for it.")
-        lock.acquire()
+    lock = _locked(folder, place)
     try:
         yield place
     finally:

@@ -51,7 +51,7 @@ def linear_attention(attention, inputs):
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_with_decays_of_one_a_mixer_begins_as_causal_linear_attention(kind, kv_heads):
     origin = teacher(kind, dtype=torch.float64, num_key_value_heads=kv_heads)
-    student = made(origin, "discrete_mamba2", [1])
+    student = made(origin, "discrete_mamba2", [1], start="attention")
     inputs = hidden()
     inputs[..., 0] = 1
     for number, mixer in hybrid.mixers(student).items():
@@ -122,7 +122,7 @@ def test_sizes_that_an_attention_has_not_are_refused_as_a_start():
         with pytest.raises(
             RecipeError, match="'attention' needs the attention's own 4 heads and a"
         ):
-            made(teacher(), "discrete_mamba2", **sizes)
+            made(teacher(), "discrete_mamba2", start="attention", **sizes)
         made(teacher(), "discrete_mamba2", start="identity", **sizes)
 
 
