@@ -69,6 +69,10 @@ class Scorer:
         """What the server says at a path of its own, such as /tokenize; a Failure where it has none."""
         return self._run(lambda wire: self._sent(wire, path, body, read))
 
+    def fit(self, text: str) -> str:
+        """What a server said, fit to stand in a message: short, and without the key."""
+        return str(self._key.hide(text))[:80]
+
     def _run(self, work: Callable[[Wire], Coroutine[Any, Any, Found]]) -> Found:
         """Connections last as long as one call: between two of them there may be minutes, and another thread."""
 

@@ -17,6 +17,7 @@ _TEXT = (
     "The alembic stands over the fire; drop by drop, what is light is kept, and the rest is poured away. "
     "Numbers such as 7, 42 and 1024 follow one another."
 )
+_PROBES = [text for text in PROBES if text]
 _OTHER = 2.0
 # What rounding does to a log-probability that is computed twice.
 _SAME = 0.05
@@ -59,14 +60,9 @@ def _check_mass(found: Scored, where: str) -> None:
 
 def _words(scorer: Scorer, tokenizer: Any, ids: list[int], found: Scored, where: str) -> str:
     """How it is known that ids mean the same on both sides; where they do not, or nothing is known, it is refused."""
-    told = scorer.told(
-        "/tokenize",
-        {"model": scorer.place.model, "prompt": PROBES[1], "add_special_tokens": False},
-        tokens_of,
-    )
-    if not isinstance(told, Failure):
-        _check_tokens(scorer, tokenizer, where)
-        return f"/tokenize on {len(PROBES)} texts"
+    told = _asked_for_tokens(scorer, tokenizer, where)
+    if told is None:
+        return f"/tokenize on {len(_PROBES)} texts"
     mine = [tokenizer.decode([one]) for one in ids[1:]]
     pairs = [
         (a, b) for a, b in zip(mine, found.spelled, strict=True) if b is not None and a.isascii()
@@ -74,7 +70,7 @@ def _words(scorer: Scorer, tokenizer: Any, ids: list[int], found: Scored, where:
     wrong = [(a, b) for a, b in pairs if a.strip() != b.strip()]
     if wrong:
         raise ModelError(
-            f"{where}: the server spells a token {wrong[0][1]!r} that is {wrong[0][0]!r} here: it has another tokenizer. "
+            f"{where}: the server spells a token {scorer.fit(wrong[0][1])!r} that is {wrong[0][0]!r} here: it has another tokenizer. "
             "Choose a student of the teacher's family, or set 'tokenizer' to the teacher's."
         )
     if len(pairs) * 2 < len(mine):
@@ -85,14 +81,13 @@ def _words(scorer: Scorer, tokenizer: Any, ids: list[int], found: Scored, where:
     return f"the spelling of {len(pairs)} tokens"
 
 
-def _check_tokens(scorer: Scorer, tokenizer: Any, where: str) -> None:
-    for text in PROBES:
-        if not text:
-            continue
+def _asked_for_tokens(scorer: Scorer, tokenizer: Any, where: str) -> Failure | None:
+    """Refuses a server that makes other tokens of a text; what it says where it makes none."""
+    for text in _PROBES:
         body = {"model": scorer.place.model, "prompt": text, "add_special_tokens": False}
         theirs = scorer.told("/tokenize", body, tokens_of)
         if isinstance(theirs, Failure):
-            raise ModelError(f"{where}: /tokenize does not answer: {theirs.reason}.")
+            return theirs
         mine = tokenizer(text, add_special_tokens=False)["input_ids"]
         if theirs != mine:
             place = next(
@@ -104,6 +99,7 @@ def _check_tokens(scorer: Scorer, tokenizer: Any, where: str) -> None:
                 f"{mine[place : place + 3]} here, at token {place}. Choose a student of the teacher's family, or set "
                 "'tokenizer' to the teacher's."
             )
+    return None
 
 
 def _apart(one: Scored, other: Scored) -> float:
