@@ -114,6 +114,18 @@ def mixed(mixer: nn.Module, flow: Flow, starts: Tensor | None, state: Tensor | N
     return found.flatten(2), last
 
 
+def through(
+    mixer: Any, hidden_states: Tensor, cache: Any, mask: Tensor | None, *, kernel: int
+) -> tuple[Tensor, Flow]:
+    """(batch, time, inner) that a mixer's state says, from what a cache holds, which then holds what is behind it; and the flow."""
+    starts, padding = told(mask, *hidden_states.shape[:2])
+    before, state = remembered(cache, mixer.layer_idx, kernel)
+    flow, entered = mixer.flow(hidden_states, starts, padding, before)
+    said, state = mixed(mixer, flow, starts, state)
+    remember(cache, mixer.layer_idx, entered, state, kernel=kernel)
+    return said, flow
+
+
 class DocumentsMixer(BambaMixer):  # type: ignore[misc]
     """Bamba's mixer, which takes documents' edges in the place of a mask, and reads by the scan of models/scan.py.
 
@@ -134,11 +146,9 @@ class DocumentsMixer(BambaMixer):  # type: ignore[misc]
         if cache_params is not None and cache_params.is_recording_past(self.layer_idx):
             found: Tensor = super().forward(hidden_states, cache_params, attention_mask, **kwargs)
             return found
-        starts, padding = told(attention_mask, *hidden_states.shape[:2])
-        before, state = remembered(cache_params, self.layer_idx, self.conv_kernel_size)
-        flow, entered = self.flow(hidden_states, starts, padding, before)
-        said, state = mixed(self, flow, starts, state)
-        remember(cache_params, self.layer_idx, entered, state, kernel=self.conv_kernel_size)
+        said, flow = through(
+            self, hidden_states, cache_params, attention_mask, kernel=self.conv_kernel_size
+        )
         output: Tensor = self.out_proj(self.norm(said, flow.gate).to(hidden_states.dtype))
         return output
 
@@ -224,11 +234,7 @@ class DiscreteMamba2(nn.Module):
 
         attention_mask: edges of documents, or (batch, time), 0 for padding on the left, or None.
         """
-        starts, padding = told(attention_mask, *hidden_states.shape[:2])
-        before, state = remembered(cache_params, self.layer_idx, self.kernel)
-        flow, entered = self.flow(hidden_states, starts, padding, before)
-        said, state = mixed(self, flow, starts, state)
-        remember(cache_params, self.layer_idx, entered, state, kernel=self.kernel)
+        said, flow = through(self, hidden_states, cache_params, attention_mask, kernel=self.kernel)
         gate = functional.silu(flow.gate + self.z_bias)
         output: Tensor = self.out_proj(said.to(hidden_states.dtype) * gate)
         return output

@@ -22,12 +22,12 @@ pytestmark = pytest.mark.slow
 
 CODE = "import sys; from limbeck import cli; cli.main()"
 COUNT, KILLS, AT_ONCE = 10_000, 50, 16
-PRICE = sum((7, 5))  # of an answer, at one for a token
+PRICE = 7 + 5  # of an answer, at one for a token
 MODEL = Path(__file__).parents[2] / "models/SmolLM2-135M-Instruct"
 # Those for which somebody may have been paid, and those for which nobody was.
 PAID = ("reset", "cut", "html", "large 200000", "slow 1.5", "list", "surrogate")
 FREE = ("status 429 0", "status 500", "status 503 0")
-OTHER = 8
+MAX_TOKENS = 8
 
 
 def fault(prompt, n):
@@ -78,20 +78,21 @@ def test_nothing_is_lost_and_nothing_paid_twice_but_what_was_on_the_way(tmp_path
                 "tries": 6,
             },
             prices={"input_per_million": 1e6, "output_per_million": 1e6},
-            spend={"cap": COUNT * PRICE / 2},
+            spend={"cap": 1},
         )
-        cap = COUNT * PRICE / 2
-        kills = 0
+        cap, capped, kills = COUNT * PRICE / 20, 0, 0
         while kills < KILLS:
             process = started(path, f"spend.cap={cap}")
             if killed(process, lambda: len(teacher.bodies), draw.uniform(0.0, 0.5)):
                 kills += 1
             elif process.returncode:  # it came to the cap
                 assert teacher.tokens_in + teacher.tokens_out <= cap
-                cap *= 1.5
+                cap, capped = cap * 1.5, capped + 1
             else:
                 break
+            assert teacher.tokens_in + teacher.tokens_out <= cap
         assert kills == KILLS
+        assert capped >= 2, "the cap was met on the way"
         process = started(path, f"spend.cap={4 * COUNT * PRICE}")
         said = process.communicate()[0].decode()
         assert process.returncode == 0, said
@@ -110,7 +111,7 @@ def test_nothing_is_lost_and_nothing_paid_twice_but_what_was_on_the_way(tmp_path
     assert teacher.tokens_in + teacher.tokens_out <= told.spent
     assert tiny.CANARY.encode() not in tiny.everything(tmp_path)
     print(
-        f"{len(teacher.bodies):,} requests, {kills} kills, {faults:,} faults paid for, {again:,} answers beyond one each"
+        f"{len(teacher.bodies):,} requests, {kills} kills, {faults:,} faults paid for, {again:,} answers beyond one each, {capped} caps"
     )
 
 
@@ -152,7 +153,7 @@ def test_the_real_teacher_answers_every_prompt_once_through_ten_kills(served, tm
         served,
         count=200,
         teacher={"openai": {"url": served, "model": str(MODEL)}},
-        sampling={"max_tokens": OTHER},
+        sampling={"max_tokens": MAX_TOKENS},
         limits={"concurrency": 4, "seconds_per_request": 120},
     )
     out = tmp_path / "out/journal.jsonl"
