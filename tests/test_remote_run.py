@@ -12,7 +12,6 @@ from limbeck import fitting, loading, run
 from limbeck.cache.read import CacheReader
 from limbeck.errors import CacheMismatch, LimbeckError, ModelError, RecipeError
 
-# A tiny run with other rows than those of the recording would hide a wrong order.
 EVALUATE = {"measures": ["bits_per_byte"]}
 
 

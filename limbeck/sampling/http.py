@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from limbeck.sampling.answers import Answer, Asked, Drawing, Failure
@@ -27,36 +26,25 @@ class Server:
     concurrency: int = 8
 
 
-class Endpoint:
-    """A server, ready to be asked; a context, which closes its connections."""
+class Endpoint(Wire):
+    """A server, ready to be asked."""
 
     def __init__(self, server: Server, drawing: Drawing, key: Secret) -> None:
-        self._server, self._drawing, self._key = server, drawing, key
-        self._shape = SHAPES[server.shape]
-        self._address = self._shape.address(server.url)
-        self._wire = Wire(
+        super().__init__(
             server.url,
             key,
             seconds=server.seconds,
             largest=server.largest,
             concurrency=server.concurrency,
         )
-
-    async def __aenter__(self) -> Endpoint:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        reason: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._wire.close()
+        self._server, self._drawing = server, drawing
+        self._shape = SHAPES[server.shape]
+        self._address = self._shape.address(server.url)
 
     async def ask(self, asked: Asked) -> Answer | Failure:
         """One request, once. Nothing that a server does raises."""
         headers = self._shape.headers(self._key)
-        return await self._wire.exchange(self._address, self._body(asked), headers, self._read)
+        return await self.exchange(self._address, self._body(asked), headers, self._answer)
 
     def _body(self, asked: Asked) -> dict[str, Any]:
         body = self._shape.body(asked, self._server.model, self._drawing)
@@ -65,7 +53,7 @@ class Endpoint:
             body["seed"] = asked.seed >> 32  # 31 bits: some servers hold it in an int32
         return body | self._server.extra
 
-    def _read(self, body: dict[str, Any]) -> Answer:
+    def _answer(self, body: dict[str, Any]) -> Answer:
         found, hide = self._shape.read(body), self._key.hide
         return Answer(
             hide(found.text),

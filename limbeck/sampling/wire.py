@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import ssl
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import httpx2 as httpx
@@ -49,7 +50,7 @@ class Wire:
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )
 
-    async def __aenter__(self) -> Wire:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -58,10 +59,6 @@ class Wire:
         reason: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Ends all connections."""
         await self._client.aclose()
 
     async def exchange(
@@ -75,7 +72,7 @@ class Wire:
         seconds = self._seconds
         try:
             async with asyncio.timeout(seconds):
-                return await self._exchange(address, body, headers, read)
+                return await self._exchange(self._request(address, body, headers), read)
         except _UNSENT as reason:
             return self._failed(f"no connection ({_told(reason)})", again=True)
         except (TimeoutError, httpx.TimeoutException):
@@ -83,13 +80,9 @@ class Wire:
         except (httpx.HTTPError, httpx.StreamError, ssl.SSLError, OSError) as reason:
             return self._failed(f"the connection broke ({_told(reason)})", again=True, paid=True)
 
-    async def _exchange(
-        self,
-        address: str,
-        body: dict[str, Any] | None,
-        headers: dict[str, str],
-        read: Callable[[dict[str, Any]], Found],
-    ) -> Found | Failure:
+    def _request(
+        self, address: str, body: dict[str, Any] | None, headers: dict[str, str]
+    ) -> httpx.Request:
         told = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -99,7 +92,14 @@ class Wire:
         }
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         method = "GET" if content is None else "POST"
-        async with self._client.stream(method, address, content=content, headers=told) as response:
+        return self._client.build_request(method, address, content=content, headers=told)
+
+    async def _exchange(
+        self, request: httpx.Request, read: Callable[[dict[str, Any]], Found]
+    ) -> Found | Failure:
+        address = str(request.url)
+        response = await self._client.send(request, stream=True)
+        async with contextlib.aclosing(response):
             if 300 <= response.status_code < 400:
                 there = _target(address, response.headers.get("location", ""))
                 return self._failed(
