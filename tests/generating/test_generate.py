@@ -235,10 +235,16 @@ def test_requests_of_a_minute_are_no_more_than_allowed_and_a_stop_is_heard(tmp_p
 
 
 def test_a_stop_waits_for_what_is_on_the_way(tmp_path, monkeypatch, capsys):
-    with tiny_server.serving(delay=0.5) as teacher:
+    with tiny_server.serving(delay=1.0) as teacher:
         path = tiny.written(tmp_path, teacher.url)
         monkeypatch.setattr(sys, "argv", ["limbeck", "generate", str(path)])
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+        def stop():
+            while len(teacher.bodies) < 4:  # all that go at a time
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=stop, daemon=True).start()
         with pytest.raises(SystemExit) as ended:
             cli.main()
     assert ended.value.code == 75
