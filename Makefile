@@ -14,7 +14,7 @@ BENCHMARKS := startup head step recording codec attention data evaluation
 WORKERS ?= 2
 JOURNEY := recipes/wikitext2-live.yaml recipes/wikitext2-cached.yaml recipes/wikitext2-mixed.yaml
 
-.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality bench-terms bench-clone bench-hybrid plain-text bench-decode bench-prepare gate lint format docs clean
+.PHONY: help venv quickstart test test-slow journey bench bench-gpu bench-quality bench-terms bench-clone bench-hybrid bench-answers plain-text bench-decode bench-prepare gate lint format docs clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,6 +88,12 @@ bench-clone: plain-text ## Low-rank clones beside students of their size, withou
 bench-hybrid: plain-text ## Hybrids by mixer, kept attentions and stages, and a step of each stage: 11 runs, about an hour; goes on where it stopped
 	$(BIN)/python benchmarks/mohawk_step.py
 	$(BIN)/python benchmarks/hybrid.py --tokens 32768 --rows 64
+	$(BIN)/python benchmarks/page.py
+
+bench-answers: $(STAMP) ## A teacher's own answers, and output, logit and hybrid students of them: 6 runs, about an hour; goes on where it stopped
+	@test -d ../shared/data/instruct || { echo "The instructions in ../shared/data/instruct are read; they are not there." >&2; exit 1; }
+	$(BIN)/limbeck fetch smollm2
+	$(BIN)/python benchmarks/answers.py
 	$(BIN)/python benchmarks/page.py
 
 bench-decode: $(STAMP) ## How fast a teacher and a hybrid of its size read and write, and what they keep; random weights, minutes

@@ -107,6 +107,7 @@ def table(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [one for one in runs if one["arm"] == arm]
         row: dict[str, Any] = {"arm": arm, "seeds": len(mine)}
         told = [("bits/byte", "bits_per_byte"), ("KL", "kl"), ("retrieval", "retrieval")]
+        told += [("stops", "stops")]
         for name, key in (one for one in told if one[1] in mine[0]):
             values = [one[key] for one in mine]
             row |= {name: statistics.mean(values)}

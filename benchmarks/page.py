@@ -42,6 +42,7 @@ TITLES = {
     "clone_terms": "The same clone without each of its terms",
     "clone_step": "A clone's step beside a plain one",
     "hybrid": "Hybrids: mixers, kept attentions, stages",
+    "answers": "Students of a teacher's own answers",
     "mohawk_step": "A step of each MOHAWK stage",
 }
 HEAD = """# Benchmarks

@@ -110,15 +110,16 @@ def _prompts(asked: Generation) -> Iterator[Prompt]:
 def _rows(path: str, system: str | None) -> Iterator[Prompt]:
     for record in records(inputs(path, kinds=ROWS), Sieve(), split="train"):
         row = {key: value for key, value in record.row.items() if value is not None}
-        text, own = row.get("prompt"), row.get("system", system)
+        text, own = _asked(row), row.get("system", system)
         if not isinstance(text, str) or not text.strip() or not isinstance(own, str | None):
             raise RecipeError(
-                f"prompts.file: {record.where}: no prompt. Wanted: 'prompt', a string that is not empty, and 'system', "
-                "if there, a string."
+                f"prompts.file: {record.where}: no prompt. Wanted: 'prompt', or 'instruction' with or without 'input', "
+                "strings of which the first is not empty, and 'system', if there, a string."
             )
         if reason := unusable(text) or unusable(own or ""):
             raise RecipeError(f"prompts.file: {record.where}: {reason}.")
-        beside = {key: value for key, value in row.items() if key not in _LEFT_OUT}
+        joined = {"input"} if "prompt" not in row else set[str]()
+        beside = {key: value for key, value in row.items() if key not in _LEFT_OUT | joined}
         try:
             files.canonical(beside)
         except (TypeError, ValueError) as problem:
@@ -126,6 +127,16 @@ def _rows(path: str, system: str | None) -> Iterator[Prompt]:
                 f"prompts.file: {record.where}: what stands beside the prompt is no JSON ({problem})."
             ) from problem
         yield Prompt(text, own, beside)
+
+
+def _asked(row: dict[str, Any]) -> Any:
+    """The prompt of a row; an instruction and its input as the source `chat` joins them."""
+    if "prompt" in row or "instruction" not in row:
+        return row.get("prompt")
+    asked, given = row["instruction"], row.get("input") or ""
+    if not isinstance(asked, str) or not isinstance(given, str) or not asked.strip():
+        return None
+    return f"{asked}\n{given}" if given else asked
 
 
 def filled(template: Template, seed: int, system: str | None) -> Iterator[Prompt]:

@@ -122,7 +122,9 @@ class Documents(Frozen):
 class Prompts(Frozen):
     """Where prompts come from: one of file, template and documents."""
 
-    file: str | None = Field(default=None, description="rows with a `prompt`; JSONL, JSON, Parquet")
+    file: str | None = Field(
+        default=None, description="rows with a `prompt` or an `instruction`; JSONL, JSON, Parquet"
+    )
     template: Template | None = None
     documents: Documents | None = None
     system: str | None = Field(default=None, min_length=1, description="said before every prompt")

@@ -87,6 +87,22 @@ def test_prompts_that_stand_twice_are_asked_once_and_old_answers_are_left_out(tm
         made(tmp_path, whole_prompts={"file": str(path)})
 
 
+def test_an_instruction_and_its_input_are_a_prompt(tmp_path):
+    path = tmp_path / "instructions.jsonl"
+    rows = [
+        {"instruction": "Correct it.", "input": "freind", "output": "friend", "kind": "x"},
+        {"instruction": "Say no.", "input": "", "output": "No."},
+        {"prompt": "Go on.", "input": "beside"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [one.prompt for one in made(tmp_path, whole_prompts={"file": str(path)}).wanted]
+    assert [one.text for one in found] == ["Correct it.\nfreind", "Say no.", "Go on."]
+    assert [one.beside for one in found] == [{"kind": "x"}, {}, {"input": "beside"}]
+    path.write_text('{"instruction": "Correct it.", "input": ["freind"]}\n')
+    with pytest.raises(RecipeError, match=r"instructions\.jsonl:1: no prompt"):
+        made(tmp_path, whole_prompts={"file": str(path)})
+
+
 def test_documents_are_shown_up_to_the_end_of_a_word(tmp_path):
     path = tmp_path / "text.jsonl"
     path.write_text(json.dumps({"text": "The alembic stands over the fire."}) + "\n")
