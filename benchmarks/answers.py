@@ -131,7 +131,7 @@ def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--quick", action="store_true", help="a step of one arm")
     parser.add_argument("--tokens", type=int, default=65_536)
-    parser.add_argument("--rows", type=int, default=32, help="held-out rows that judge")
+    parser.add_argument("--rows", type=int, default=24, help="held-out rows that judge")
     parser.add_argument("--arms", nargs="*", help="only these")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--teacher", default="models/SmolLM2-135M-Instruct")
