@@ -97,7 +97,7 @@ def ending(student: Any, tokenizer: Any, asked: Sequence[str]) -> dict[str, Any]
     with Prompter(tokenizer) as prompter:
         ids = [prompter.ids(text) for text in asked]
     whole = [(str(place), one) for place, one in enumerate(ids) if isinstance(one, list)]
-    student.eval()
+    student.to(torch.bfloat16).eval()
     answers = []
     for first in range(0, len(whole), TOGETHER):
         batch = whole[first : first + TOGETHER]
@@ -116,7 +116,7 @@ def of_teacher(model: str, folder: Path) -> dict[str, Any]:
     """The same of the teacher, and what became of all its answers."""
     teacher = load_model(model, dtype=torch.bfloat16)
     found = ending(teacher, load_tokenizer(model), questions(folder))
-    told = files.read_json(folder / "manifest.json")
+    told = files.read_manifest(folder).about
     corpus = {key: told[key] for key in ("rows", "failed", "filtered")}
     return {"of_teacher": found, "corpus": corpus}
 
