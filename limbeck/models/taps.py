@@ -133,6 +133,8 @@ def listening(
     """Gathers what the taps show while the block runs."""
     seen, found = _Seen(), _modules(model)
     _tell(found, features, given or {})
+    if heads:
+        mixers.with_documents(model)  # Bamba's own, as a file brings it, shows nothing
     with contextlib.ExitStack() as stack:
         for tap in features:
             block_, dot, entering = tap.rpartition(".")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_hybrid import MIXERS, made, matrices, norms, rough, teacher
 
-from limbeck.models import forcing, place, taps
+from limbeck.models import forcing, load, place, taps
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.teachers.live import Live
 from limbeck.training import links, loop
@@ -222,3 +222,14 @@ def test_bfloat16_compute_trains_masters_near_what_float32_gives(tmp_path):
     for parameter in low.step_module.parameters():
         assert parameter.dtype == torch.float32
         assert parameter.grad is None or bool(parameter.grad.full_tensor().isfinite().all())
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_hybrid_that_came_from_its_files_shows_its_mixers(mixer, tmp_path):
+    student, origin = rough(teacher(dtype=DOUBLE), mixer, [1]), teacher(dtype=DOUBLE)
+    student.save_pretrained(tmp_path)
+    loaded = load.load_model(str(tmp_path), dtype=DOUBLE)
+    assert taps.check_mixing(loaded, ["layers.0.mamba"]) == {"layers.0.mamba": 4}
+    again = load.load_model(str(tmp_path), dtype=DOUBLE)
+    found, wanted = (asked(one, origin, rows(), [matrices()])[0] for one in (again, student))
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
