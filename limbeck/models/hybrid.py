@@ -62,9 +62,10 @@ class LimbeckLlambaModel(BambaModel):  # type: ignore[misc]
         wanted = self.config.use_cache if use_cache is None else use_cache
         if wanted and past_key_values is None:
             past_key_values = remembering.begun(self)
-        if position_ids is None and past_key_values is not None and input_ids is not None:
+        given = others.get("inputs_embeds") if input_ids is None else input_ids
+        if position_ids is None and past_key_values is not None and given is not None:
             begin = past_key_values.get_seq_length()
-            places = torch.arange(begin, begin + input_ids.shape[1], device=input_ids.device)
+            places = torch.arange(begin, begin + given.shape[1], device=given.device)
             position_ids = places.unsqueeze(0)
         return super().forward(
             input_ids=input_ids,

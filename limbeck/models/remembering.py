@@ -27,6 +27,11 @@ class States(DynamicCache):  # type: ignore[misc]
         """How many tokens were read."""
         return self._read
 
+    def reset(self) -> None:
+        """Empties all states, for a new text."""
+        super().reset()
+        self._read = 0
+
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:  # noqa: ARG002
         """Of a mask that nobody looks at."""
         return self._read + query_length, 0

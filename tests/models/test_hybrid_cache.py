@@ -114,9 +114,24 @@ def test_a_hybrid_of_ours_goes_on_from_a_cache_without_being_told_where(kept):
     with torch.no_grad():
         first = model(ids[:, :7])
         assert first.past_key_values.get_seq_length() == 7
-        second = model(ids[:, 7:], past_key_values=first.past_key_values)
+        vectors = model.get_input_embeddings()(ids[:, 7:9])
+        second = model(inputs_embeds=vectors, past_key_values=first.past_key_values)
+        third = model(ids[:, 9:], past_key_values=first.past_key_values)
         wanted = model(ids, use_cache=False).logits[:, 7:]
-    torch.testing.assert_close(second.logits, wanted, atol=1e-5, rtol=1e-5)
+    found = torch.cat([second.logits, third.logits], 1)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_that_is_emptied_begins_a_text_anew():
+    model, ids = student("discrete_mamba2", "none"), tiny_hybrid.ids()
+    with torch.no_grad():
+        cache = model(ids[:, :7]).past_key_values
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        found = model(ids, past_key_values=cache).logits
+        wanted = model(ids, use_cache=False).logits
+    assert cache.get_seq_length() == 11
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 FRESH = """
