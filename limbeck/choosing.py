@@ -7,16 +7,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from limbeck import assembly, files, loading
+from limbeck import assembly, files, linking, loading
 from limbeck.assembly import Ground
 from limbeck.models import load, probe
 from limbeck.progress import say
-from limbeck.recipe import Part, Recipe
+from limbeck.recipe import Part, Recipe, Stage
 from limbeck.students.hybrid import Probed
 from limbeck.training import parallel
 
 PROBES = Path("prepared/probes")
 """Where answers are kept, for every run with the same teacher."""
+
+
+def check(recipe: Recipe) -> None:
+    """Refuses, before minutes of probing, a hybrid that cannot be made, and what its stages could not do with any choice."""
+    for one in recipe.each:
+        if left_to_the_probe(one.student):
+            assembly.student_on_meta(one)  # with as many attentions, which stand elsewhere
+            if not any(_names_a_block(stage) for stage in one.stages):
+                linking.check(one)
+
+
+def _names_a_block(stage: Stage) -> bool:
+    """Whether a tap or a pattern tells a block by its number, which has a mixer or has none."""
+    links = (link for term in stage.terms if term.linked for link in term.linked.at)
+    told = (*(side for link in links for side in (link.student, link.teacher)), *stage.train)
+    return any(character.isdigit() for name in (*told, *stage.freeze) for character in name)
 
 
 def chosen(base: Ground, world: parallel.World) -> Ground:

@@ -33,8 +33,10 @@ def functions(recipe: Recipe, stage: Stage) -> list[Asked]:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuses a recipe whose taps, or whose words for what is trained, are not in its models, whoever learns."""
+    """Refuses a student that cannot be made, and taps or words for what is trained that are not in its models."""
     for one in recipe.each:
+        if "." not in one.student.name:  # a user's own may not know how to be shapes only
+            assembly.student_on_meta(one)
         for stage in one.stages:
             functions(one, stage)
             if stage.freeze or stage.train != ("*",):

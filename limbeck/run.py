@@ -75,6 +75,7 @@ def _judge(base: Ground, folder: Folder, stop: Stop) -> None:
 def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
     assembly.settle(recipe)
     base = assembly.ground(recipe)
+    choosing.check(recipe)
     world = parallel.start(base.device)
     base = choosing.chosen(base, world)
     linking.check(base.recipe)
@@ -173,7 +174,9 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
         raise LimbeckError(f"record: rank {rank} of {world}; ranks count from 0.")
     assembly.settle(recipe)
     alone = parallel.World(0, 1, torch.device("cpu"))
-    base = choosing.chosen(assembly.ground(recipe), alone)
+    base = assembly.ground(recipe)
+    choosing.check(recipe)
+    base = choosing.chosen(base, alone)
     recipe = base.recipe
     linking.check(recipe)
     for stage in recipe.stages:

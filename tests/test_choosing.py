@@ -1,14 +1,16 @@
 """What a recipe leaves to the probe is asked once, written down, and stands in the run's own recipe."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny_folder
 import tiny_planted
 import torch
 
-from limbeck import assembly, choosing, loading
-from limbeck.errors import RecipeError
+from limbeck import assembly, choosing, linking, loading, run
+from limbeck.errors import LimbeckError, RecipeError
+from limbeck.models import load
 from limbeck.recipe import Part
 from limbeck.strict import parse_yaml
 from limbeck.training import parallel
@@ -84,3 +86,44 @@ def test_more_than_there_are_is_refused_before_anything_is_loaded(tmp_path):
     recipe = asked(tmp_path, {"auto": 9})
     with pytest.raises(RecipeError, match="9 attentions"):
         assembly.student_on_meta(recipe)
+
+
+BEFORE = {
+    "more than there are": ({"keep_attention": {"auto": 9}}, {}, "9 attentions are to be kept"),
+    "a start": ({"keep_attention": AUTO, "start": "identity"}, {}, "'identity' found; the mixer"),
+    "a word": ({"keep_attention": AUTO}, {"freeze": ["mixer"]}, "Did you mean 'mixers'"),
+    "a tap": ({"keep_attention": AUTO}, {"objective": [{"feature_mse": {"at": "layers.*.mamb"}}]}, "no module 'layers"),
+    "a family": ({"keep_attention": AUTO}, {}, "its family is smollm3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", BEFORE)
+def test_what_the_probe_cannot_mend_is_refused_before_it_is_asked(why, ground, monkeypatch):
+    options, changes, told = BEFORE[why]
+    place = Path(ground.recipe.runs).parent
+    teacher = "planted" if why == "a family" else "teacher"
+    recipe = tiny_folder.short(
+        place, "late", teacher={"live": {"model": str(place / teacher)}},
+        student={"hybrid": options}, stages=[tiny_folder.stage(place, **changes)],
+    )  # fmt: skip
+
+    def never(*_, **__):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(load, "load_model", never)
+    with pytest.raises(LimbeckError, match=told):
+        run.carry_out(recipe)
+    assert not Path(recipe.runs).exists()
+
+
+def test_a_block_that_is_told_by_its_number_waits_for_the_answer(tmp_path):
+    """Evenly, blocks 1 and 3 keep their attentions; the probe may find others."""
+    at = {"student": "layers.1.mamba", "teacher": "layers.1.self_attn"}
+    only = tiny_folder.stage(tmp_path, objective=[{"feature_norm": {"at": at}}])
+    recipe = tiny_folder.short(
+        tmp_path, "told", teacher={"live": {"model": str(tmp_path / "teacher")}},
+        student={"hybrid": {"keep_attention": AUTO}}, stages=[only],
+    )  # fmt: skip
+    choosing.check(recipe)
+    with pytest.raises(RecipeError, match=r"no module 'layers\.1\.mamba'"):
+        linking.check(recipe)

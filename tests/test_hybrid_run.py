@@ -244,6 +244,16 @@ def test_what_does_not_go_together_is_refused_before_weights_are_read(place, why
         run.carry_out(asked(place, "refused", **changes))
 
 
+def test_a_hybrid_that_cannot_be_made_leaves_no_run_behind(place):
+    """Also where no stage looks inside: corrected, the recipe may have the same name."""
+    free = stage(place, "only", forward="free", objective=["forward_kl"], train=["*"])
+    wrong = {"hybrid": {"keep_attention": [9]}}
+    recipe = asked(place, "unmade", stages=[free], student=wrong)
+    with pytest.raises(RecipeError, match=r"\[9\] found; wanted rising numbers from 0 to 3"):
+        run.carry_out(recipe)
+    assert not tiny_folder.folder(recipe).path.exists()
+
+
 def test_what_is_banned_is_not_asked_of_a_forced_stage(place):
     only = stage(place, "only", objective=[MATRIX, "forward_kl"], ban=["forward_kl"])
     folder = tiny_folder.trained(asked(place, "banned", stages=[only]))
