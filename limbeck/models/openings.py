@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -93,27 +93,37 @@ def identity(student: PreTrainedModel) -> None:
         _open(mixer)
 
 
-def sizes(donor: PreTrainedModel, mixer: hybrid.Mixer, depth: int) -> dict[str, int | None]:
-    """Heads and state of a model's mixers. Refuses one without such mixers, or of another depth."""
-    wanted = "bamba" if mixer == "mamba2" else llamba_config.LimbeckLlambaConfig.model_type
-    found: Any = donor.config
-    if found.model_type != wanted or found.num_hidden_layers != depth:
+def sizes(
+    donor: PreTrainedModel, mixer: hybrid.Mixer, teacher: PretrainedConfig, kept: Sequence[int]
+) -> dict[str, int | None]:
+    """Heads and state of a model's mixers. Refuses one whose mixers the hybrid of this teacher has not. Reads configs alone."""
+    mine, found = teacher.get_text_config(), donor.config
+    model = "bamba" if mixer == "mamba2" else llamba_config.LimbeckLlambaConfig.model_type
+    wanted: dict[str, Any] = {"model_type": model, "num_hidden_layers": mine.num_hidden_layers}
+    if found.model_type == model:
+        wanted |= {"hidden_size": mine.hidden_size, "mamba_n_groups": found.mamba_n_heads}
+        wanted |= {"mamba_d_conv": hybrid.KERNEL, "mamba_expand": 1}
+        wanted |= {"mamba_conv_bias": True, "mamba_proj_bias": False}
+    other = {key: value for key, value in wanted.items() if getattr(found, key) != value}
+    if other:
+        there = ", ".join(f"{key} {getattr(found, key)}" for key in other)
+        here = ", ".join(f"{key} {value}" for key, value in other.items())
         raise RecipeError(
-            f"student.hybrid.mixers_of: a {found.model_type} of {found.num_hidden_layers} blocks found; wanted a {wanted} of "
-            f"{depth}, whose mixers are {mixer}."
+            f"student.hybrid.mixers_of: {there} found; wanted {here}: a hybrid with mixers {mixer} of this teacher's size."
         )
+    for number, kind in enumerate(found.layers_block_type):
+        if kind != "linear_attention" and number not in kept:
+            raise RecipeError(
+                f"student.hybrid.mixers_of: block {number} has attention there; keep it here too, or take another model."
+            )
     return {"heads": found.mamba_n_heads, "state": found.mamba_d_state}
 
 
 @torch.no_grad()
 def of_another(student: PreTrainedModel, donor: PreTrainedModel) -> None:
-    """Copies the mixers of another hybrid, where both have one."""
+    """Copies the mixers of another hybrid, which `sizes` has looked at."""
     theirs = hybrid.mixers(donor)
     for number, mixer in hybrid.mixers(student).items():
-        if number not in theirs:
-            raise RecipeError(
-                f"student.hybrid.mixers_of: block {number} has attention there; keep it here too, or take another model."
-            )
         mixer.load_state_dict(theirs[number].state_dict())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -54,13 +54,15 @@ def hybrid(
             "student.hybrid: there is no teacher to replace layers of; give the teacher's 'model'."
         )
     hybrids.check(materials.config, mixer)
+    given = {"start": start, "heads": heads, "state": state}
     start = start or ("attention" if mixer == "mamba2" else "identity")
     depth = materials.config.get_text_config().num_hidden_layers
     kept = kept_blocks(keep_attention, depth)
     told = {"heads": heads, "state": state}
     if mixers_of is not None:
+        _check_alone(given)
         donor = materials.load(mixers_of, None)
-        told = openings.sizes(donor, mixer, depth)
+        told = openings.sizes(donor, mixer, materials.config, kept)
     shape = hybrids.shape_of(materials.config, mixer, kept, **told)
     if mixers_of is None:
         openings.check(materials.config, shape, start)
@@ -75,6 +77,15 @@ def hybrid(
     else:
         openings.identity(student)
     return student
+
+
+def _check_alone(given: Mapping[str, object]) -> None:
+    """Refuses what is told of mixers that are taken from elsewhere."""
+    if told := [name for name, value in given.items() if value is not None]:
+        raise RecipeError(
+            f"student.hybrid: {', '.join(told)} and mixers_of are given; mixers of another model are as they are there. Take "
+            f"{'them' if len(told) > 1 else 'it'} out, or mixers_of."
+        )
 
 
 def kept_blocks(asked: Kept, depth: int) -> list[int]:

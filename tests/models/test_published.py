@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import tiny_hybrid
 import torch
 from safetensors.torch import save_file
+from transformers import BambaConfig, BambaForCausalLM, LlamaConfig
 
-from limbeck.errors import ModelError
+from limbeck.errors import ModelError, RecipeError
 from limbeck.models import hybrid, load, openings, published
 from limbeck.models.llamba_config import LimbeckLlambaConfig
 
@@ -87,6 +89,35 @@ def test_mixers_of_another_hybrid_are_taken_as_they_are(tmp_path):
     for number, mixer in hybrid.mixers(student).items():
         for name, tensor in mixer.state_dict().items():
             assert torch.equal(tensor, theirs[number].state_dict()[name])
-    assert openings.sizes(donor, "discrete_mamba2", 2) == {"heads": 4, "state": 8}
-    with pytest.raises(Exception, match="of 3"):
-        openings.sizes(donor, "discrete_mamba2", 3)
+    wide = donor.config.hidden_size
+    known = {"num_hidden_layers": 2, "hidden_size": wide, "num_attention_heads": 4}
+    like = LlamaConfig(**known)
+    assert openings.sizes(donor, "discrete_mamba2", like, []) == {"heads": 4, "state": 8}
+    for changes, told in (
+        ({"num_hidden_layers": 3}, "num_hidden_layers 2 found; wanted num_hidden_layers 3"),
+        ({"hidden_size": 2 * wide}, f"hidden_size {wide} found; wanted hidden_size {2 * wide}"),
+    ):
+        with pytest.raises(RecipeError, match=told):
+            openings.sizes(donor, "discrete_mamba2", LlamaConfig(**known | changes), [])
+
+
+def test_mixers_of_a_bamba_of_another_kind_are_refused_by_their_config():
+    sizes = tiny_hybrid.SIZES | {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1}
+    config = BambaConfig(**sizes, mamba_d_state=4, mamba_expand=2, attn_layer_indices=[1])
+    with torch.device("meta"):
+        donor = BambaForCausalLM(config)
+    like = tiny_hybrid.teacher().config
+    told = "mamba_n_groups 1, mamba_expand 2 found; wanted mamba_n_groups 4, mamba_expand 1: a hybrid with mixers mamba2"
+    with pytest.raises(RecipeError, match=told):
+        openings.sizes(donor, "mamba2", like, [1])
+    other = tiny_hybrid.made(tiny_hybrid.teacher(), "mamba2", [1])
+    assert openings.sizes(other, "mamba2", like, [1, 2]) == {"heads": 4, "state": 4}
+    with pytest.raises(RecipeError, match="block 1 has attention there"):
+        openings.sizes(other, "mamba2", like, [2])
+
+
+def test_mixers_from_elsewhere_are_told_no_sizes_of_their_own():
+    with pytest.raises(RecipeError, match="start, heads and mixers_of are given"):
+        tiny_hybrid.made(
+            tiny_hybrid.teacher(), "discrete_mamba2", mixers_of="x", heads=2, start="identity"
+        )
