@@ -6,10 +6,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from limbeck import names
 from limbeck.errors import RecipeError
@@ -204,13 +206,25 @@ def _typed(value: Any, parameter: inspect.Parameter, where: str) -> Any:
     try:
         return TypeAdapter(parameter.annotation).validate_python(value)
     except ValidationError as reason:
-        first = reason.errors()[0]
-        place = _spelled((where, *first["loc"]))
+        kinds = set(get_args(parameter.annotation)) - {NoneType}
+        several = get_origin(parameter.annotation) in (Union, UnionType) and len(kinds) > 1
+        first, *others = _nearest(value, reason) if several else reason.errors()[:1]
+        # What may be several things is wrong as each of them, under a name that no recipe has.
+        place = _spelled((where, *first["loc"][several:]))
         if (
             first["type"] == "value_error"
         ):  # our own: it says what was found, where that may be said
             raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
-        raise RecipeError(f"{place}: {first['msg']}. Found {first['input']!r}.") from reason
+        told = "; or ".join(dict.fromkeys(error["msg"] for error in (first, *others)))
+        raise RecipeError(f"{place}: {told}. Found {first['input']!r}.") from reason
+
+
+def _nearest(value: Any, reason: ValidationError) -> list[ErrorDetails]:
+    """The first complaint about something inside a value, else about its size; else all, of what it is not."""
+    errors = reason.errors()
+    inside = [error for error in errors if error["input"] is not value]
+    shaped = [e for e in errors if e["type"] != "literal_error" and not e["type"].endswith("_type")]
+    return inside[:1] or shaped[:1] or errors
 
 
 def control_of(recipe: Recipe) -> Recipe:

@@ -254,6 +254,23 @@ def test_a_hybrid_that_cannot_be_made_leaves_no_run_behind(place):
     assert not tiny_folder.folder(recipe).path.exists()
 
 
+KEPT = {
+    "auto": "Input should be a valid list; or Input should be a valid integer; or Input should be 'all' or 'none'",
+    True: "Input should be a valid integer; or .* Found True",
+    -1: r"keep_attention: Input should be greater than or equal to 0\. Found -1",
+    ("auto", 0): r"keep_attention\.auto: Input should be greater than 0\. Found 0",
+    ("pairs", 51): r"keep_attention\.pairs: Input should be less than or equal to 50\. Found 51",
+    ("pair", 5): "keep_attention: no key 'pair' here. Did you mean 'pairs'",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_what_attentions_are_kept_is_refused_as_what_it_was_meant_to_be(place, kept):
+    given = {"auto": 2} | {kept[0]: kept[1]} if isinstance(kept, tuple) else kept
+    with pytest.raises(RecipeError, match=KEPT[kept]):
+        asked(place, "kept", student={"hybrid": {"keep_attention": given}})
+
+
 def test_what_is_banned_is_not_asked_of_a_forced_stage(place):
     only = stage(place, "only", objective=[MATRIX, "forward_kl"], ban=["forward_kl"])
     folder = tiny_folder.trained(asked(place, "banned", stages=[only]))

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from limbeck.errors import RecipeError
 from limbeck.models import hybrid as hybrids
 from limbeck.models import openings
+from limbeck.models.retrieval import PAIRS
 from limbeck.spelling import Frozen
 from limbeck.types import Materials
 
@@ -24,11 +25,15 @@ class Probed(Frozen):
         description="a block's worth: the sum over its heads, or all of them at once",
     )
     prompts: int = Field(default=100, gt=0, description="how often a value is asked for")
-    pairs: int = Field(default=10, ge=2, description="pairs of each dictionary")
+    pairs: int = Field(
+        default=10, ge=PAIRS[0], le=PAIRS[-1], description="pairs of each dictionary"
+    )
     seed: int = Field(default=0, ge=0, description="of the dictionaries")
 
 
-Kept = list[int] | Annotated[int, Field(ge=0)] | Literal["all", "none"] | Probed
+Whole = Annotated[int, Field(ge=0, strict=True)]
+"""No true and no text, which pydantic would take for 1 and for what it spells."""
+Kept = list[Whole] | Whole | Literal["all", "none"] | Probed
 
 
 def hybrid(
