@@ -37,6 +37,15 @@ class Optimizer(Frozen):
         default=1.0, gt=0, description="gradients are clipped to this norm; null for no clipping"
     )
 
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> Optimizer:
+        whole = self.warmup_ratio + self.decay_ratio
+        if self.schedule == "wsd" and whole > 1 + 1e-9:
+            raise ValueError(
+                f"warmup_ratio and decay_ratio are {whole:g} together; wanted 1 at most, or wsd falls before it has risen."
+            )
+        return self
+
 
 class Stage(Frozen):
     """One part of the training: what is read, what is trained, on which objective, for how long."""

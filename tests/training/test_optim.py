@@ -5,6 +5,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from limbeck.recipe import Optimizer
 from limbeck.training.optim import adamw, groups, ratio
@@ -30,12 +31,18 @@ def test_wsd_has_its_golden_values(step, wanted):
 def test_no_schedule_is_ever_below_its_floor_or_above_the_peak(
     steps, schedule, warmup, decay, floor
 ):
-    asked = Optimizer(
-        schedule=schedule, warmup_ratio=warmup, decay_ratio=decay, minimum_ratio=floor
-    )
+    both = {"warmup_ratio": warmup, "decay_ratio": min(decay, 1 - warmup)}
+    asked = Optimizer(schedule=schedule, minimum_ratio=floor, **both)
     found = [ratio(step, steps, asked) for step in range(steps)]
     assert min(found) >= floor - 1e-12
     assert max(found) <= 1 + 1e-12
+
+
+def test_wsd_does_not_fall_before_it_has_risen():
+    with pytest.raises(ValidationError, match=r"1\.1 together; wanted 1 at most"):
+        Optimizer(schedule="wsd", warmup_ratio=0.6, decay_ratio=0.5)
+    assert Optimizer(schedule="wsd", warmup_ratio=0.3, decay_ratio=0.7)
+    assert Optimizer(schedule="cosine", warmup_ratio=0.6, decay_ratio=0.5)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
