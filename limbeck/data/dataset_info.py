@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from limbeck.data.inputs import walked
 from limbeck.errors import Damaged, DataError
 from limbeck.files import read_json
 
@@ -194,8 +196,8 @@ def _path(given: dict[str, Any], where: str, folder: Path) -> str:
         if not path.exists() and any(mark in name for mark in "*?["):
             raise DataError(f"{where}: file_name {shown} is a pattern. Wanted: one file or folder.")
         # Links inside a folder lead as far as a path does.
-        inside = [path, *path.rglob("*")] if path.is_dir() else [path]
-        out = [one for one in inside if not one.resolve().is_relative_to(folder.resolve())]
+        inside = itertools.chain([path], walked(path) if path.is_dir() else [])
+        out = any(not one.resolve().is_relative_to(folder.resolve()) for one in inside)
     except (OSError, ValueError, RuntimeError) as reason:  # a loop of links, no name of a file
         raise DataError(f"{where}: file_name {shown} is no place ({reason}).") from reason
     if out:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,7 @@ def inputs(path: str | Path, split: str = "train", *, kinds: tuple[str, ...] = K
     if any(mark in str(path) for mark in "*?["):
         # Path.glob takes no absolute pattern.
         found = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
-        files = tuple(
-            Path(name) for name in found if kind(Path(name), kinds) and Path(name).is_file()
-        )
+        files = _files(map(Path, found), kinds)
         if files:
             return Inputs(files=files)
         raise DataError(f"{path}: no text file matches this pattern. {_wanted(kinds)}")
@@ -139,8 +138,7 @@ def _folder(folder: Path, split: str, kinds: tuple[str, ...]) -> Inputs:
     if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
         files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
         return Inputs(files=files, saved=folder)
-    found = sorted(path for path in folder.rglob("*") if kind(path, kinds) and path.is_file())
-    files = tuple(p for p in found if not any(x.startswith(".") for x in _parts(p, folder)))
+    files = _files(sorted(walked(folder)), kinds)
     if not files:
         raise DataError(f"{folder}: holds no text file. {_wanted(kinds)}")
     splits = {_split_of(path, folder) for path in files} - {""}
@@ -153,6 +151,39 @@ def _folder(folder: Path, split: str, kinds: tuple[str, ...]) -> Inputs:
             "Correct 'split', or name a file."
         )
     return Inputs(files=chosen)
+
+
+def walked(folder: Path) -> Iterator[Path]:
+    """All that lies in a folder and is not hidden, through links; a folder before what is in it, and none twice."""
+
+    def unread(reason: OSError) -> None:
+        raise DataError(f"{reason.filename}: cannot be read ({reason.strerror}).") from reason
+
+    seen = set[tuple[int, int]]()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=unread):
+        told = os.stat(root)
+        if (told.st_dev, told.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((told.st_dev, told.st_ino))
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        yield from (Path(root, one) for one in folders)
+        yield from (Path(root, one) for one in sorted(names) if not one.startswith("."))
+
+
+def _files(found: Iterable[Path], kinds: tuple[str, ...]) -> tuple[Path, ...]:
+    """Those that hold text. A link to a file that is not there is refused: less would be read, and nobody told."""
+    files = []
+    for path in found:
+        if not kind(path, kinds):
+            continue
+        if path.is_symlink() and not path.exists():
+            raise DataError(
+                f"{path}: is a link to a file that is not there. Bring the file back, or remove the link."
+            )
+        if path.is_file():
+            files.append(path)
+    return tuple(files)
 
 
 def _parts(path: Path, folder: Path) -> tuple[str, ...]:

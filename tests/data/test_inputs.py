@@ -1,6 +1,7 @@
 """A path names files in one order, and never held-out text as training text."""
 
 import gzip
+import os
 
 import pytest
 
@@ -40,6 +41,33 @@ def test_a_folder_with_splits_gives_only_the_one_asked_for(tmp_path, names):
 def test_shards_of_a_split_are_told_by_their_first_word(tmp_path):
     put(tmp_path, "train-00001-of-2.parquet", "train-00000-of-2.parquet", "test-00000-of-1.parquet")
     assert found(tmp_path) == ["train-00000-of-2.parquet", "train-00001-of-2.parquet"]
+
+
+def test_a_linked_folder_is_read_as_any_other_and_none_is_read_twice(tmp_path):
+    put(tmp_path, "here/a.txt", "elsewhere/b.txt")
+    (tmp_path / "here/big").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here/again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here/up").symlink_to(tmp_path / "here")
+    assert found(tmp_path / "here") == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("path", ["", "**/*.txt"])
+def test_a_link_to_a_file_that_is_not_there_is_refused_and_not_left_out(tmp_path, path):
+    put(tmp_path, "train/a.txt")
+    (tmp_path / "train/b.txt").symlink_to(tmp_path / "gone.txt")
+    with pytest.raises(DataError, match=r"b\.txt: is a link to a file that is not there"):
+        inputs(f"{tmp_path}/{path}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
+def test_a_folder_that_cannot_be_read_is_refused_and_not_left_out(tmp_path):
+    put(tmp_path, "a.txt", "in/b.txt")
+    (tmp_path / "in").chmod(0)
+    try:
+        with pytest.raises(DataError, match="in: cannot be read"):
+            inputs(tmp_path)
+    finally:
+        (tmp_path / "in").chmod(0o700)
 
 
 def test_a_pattern_gives_the_text_files_that_match(tmp_path):
