@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ ROWS = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 """What holds rows of named values; beside text, .json is read by nobody, since folders hold settings in it."""
 SPLITS = ("train", "validation", "valid", "held_out", "test")
 _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w.-]+))?")
+
+
+Mark = tuple[int, int] | None
+"""Size and time of a file, or None of one that is not there."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,23 @@ class Stretch:
 class Inputs:
     """Files in the order in which they are read; or a saved dataset folder; or a Hub dataset.
 
-    stretches: of each file what is read of it, None for all; () where all of every file is read.
+    stretches: of each file what is read of it, None for all; () where all of every file is read. marks: size and time of
+    each when it was found.
     """
 
     files: tuple[Path, ...] = ()
     saved: Path | None = None
     hub: Hub | None = None
     stretches: tuple[Stretch | None, ...] = ()
+    marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
+
+    def check(self) -> None:
+        """Raises DataError where a file changed since it was found: what was read is not what was identified."""
+        for path, before in zip(self.files, self.marks, strict=False):
+            if _mark(path) != before:
+                raise DataError(
+                    f"{path}: changed while it was read. Leave it as it is, and give the same command again."
+                )
 
     def identity(self) -> list[Any]:
         """What the text is, whatever its path is called: digests, or the commit on the Hub."""
@@ -79,6 +93,19 @@ class Inputs:
             yield path, some, path.stat().st_size if some is None else some.size
 
 
+def _mark(path: Path) -> Mark:
+    try:
+        told = path.stat()
+    except OSError:  # gone; who reads it says so
+        return None
+    return told.st_size, told.st_mtime_ns
+
+
+def found_files(files: tuple[Path, ...], saved: Path | None = None) -> Inputs:
+    """Files as they are now."""
+    return Inputs(files=files, saved=saved, marks=tuple(map(_mark, files)))
+
+
 def kind(path: Path, kinds: tuple[str, ...] = KINDS) -> str:
     """The ending that says how a file is read, or '' for a file of another kind."""
     name = path.name.lower()
@@ -97,13 +124,13 @@ def inputs(path: str | Path, split: str = "train", *, kinds: tuple[str, ...] = K
     if is_file:
         if not kind(place, kinds):
             raise DataError(f"{place}: not a kind of text that is read. {_wanted(kinds)}")
-        return Inputs(files=(place,))
+        return found_files((place,))
     if any(mark in str(path) for mark in "*?["):
         # Path.glob takes no absolute pattern.
         found = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
         files = _files(map(Path, found), kinds)
         if files:
-            return Inputs(files=files)
+            return found_files(files)
         raise DataError(f"{path}: no text file matches this pattern. {_wanted(kinds)}")
     named = _HUB.fullmatch(str(path))
     if named and not kind(place, kinds):
@@ -137,20 +164,20 @@ def _folder(folder: Path, split: str, kinds: tuple[str, ...]) -> Inputs:
             raise DataError(f"{folder}: the saved dataset has no split '{split}'.")
     if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
         files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
-        return Inputs(files=files, saved=folder)
+        return found_files(files, folder)
     files = _files(sorted(walked(folder)), kinds)
     if not files:
         raise DataError(f"{folder}: holds no text file. {_wanted(kinds)}")
     splits = {_split_of(path, folder) for path in files} - {""}
     if not splits:
-        return Inputs(files=files)
+        return found_files(files)
     chosen = tuple(path for path in files if _split_of(path, folder) == split)
     if not chosen:
         raise DataError(
             f"{folder}: no split '{split}'. It has: {', '.join(sorted(splits))}. "
             "Correct 'split', or name a file."
         )
-    return Inputs(files=chosen)
+    return found_files(chosen)
 
 
 def walked(folder: Path) -> Iterator[Path]:
@@ -161,7 +188,7 @@ def walked(folder: Path) -> Iterator[Path]:
 
     seen = set[tuple[int, int]]()
     for root, folders, names in os.walk(folder, followlinks=True, onerror=unread):
-        told = os.stat(root)
+        told = Path(root).stat()
         if (told.st_dev, told.st_ino) in seen:
             folders.clear()
             continue

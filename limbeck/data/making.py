@@ -56,6 +56,7 @@ def _at_once(folder: Path, key: dict[str, Any], work: Work, found: Inputs) -> No
             work.opened(BLOCK_CHARACTERS) as fill,
         ):
             fill(partial, found, bar.advance)
+            found.check()
             work.check(partial)
     except (OSError, LimbeckError):
         # Another process made the same folder meanwhile: what it holds is the same.

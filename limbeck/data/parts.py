@@ -37,8 +37,13 @@ def parted(found: Inputs) -> list[Inputs]:
         left -= piece[2]
     if len(groups) == 1:
         return [found]
+    marks = dict(zip(found.files, found.marks, strict=False))
     return [
-        Inputs(files=tuple(path for path, _, _ in one), stretches=tuple(some for _, some, _ in one))
+        Inputs(
+            files=tuple(path for path, _, _ in one),
+            stretches=tuple(some for _, some, _ in one),
+            marks=tuple(marks[path] for path, _, _ in one if path in marks),
+        )
         for one in groups
     ]
 

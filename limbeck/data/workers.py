@@ -67,6 +67,7 @@ class Task:
         try:
             with committed(self.goal, self.about) as partial:
                 fill(partial, self.part, meter.read)
+                self.part.check()
         except LimbeckError:
             if not self.goal.exists():
                 raise

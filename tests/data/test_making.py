@@ -1,5 +1,6 @@
 """Parts end in the bytes that one process writes, whoever makes them, in whatever order, and however often it is stopped."""
 
+import contextlib
 import gzip
 import json
 import multiprocessing
@@ -8,13 +9,16 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import tiny_chat
 import tiny_folder
 import tiny_text
 
-from limbeck.data import making, parts, sieve
+from limbeck.data import making, parts, planes, sieve
+from limbeck.data.inputs import inputs
 from limbeck.data.prepare import Reading, prepare
 from limbeck.errors import DataError, LimbeckError
 
@@ -59,6 +63,36 @@ def test_any_number_of_workers_writes_the_bytes_of_one_process(corpus, whole, wo
     assert tiny_folder.contents(folder) == whole
     assert len(whole["quarantine.jsonl"].splitlines()) == 9
     assert list((corpus.parent / "out").iterdir()) == [folder]
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """Work during which somebody writes another text over the one that is read."""
+
+    path: Path
+    name: str = "a text"
+
+    @contextlib.contextmanager
+    def opened(self, _characters):
+        def fill(folder, _found, _advance):
+            self.path.write_text(self.path.read_text().replace("light", "heavy!"))
+            planes.write_counts(folder, {"documents": 1, "tokens": 1, "quarantined": 0})
+
+        yield fill
+
+    def check(self, _folder):
+        pass
+
+
+@pytest.mark.parametrize("smallest", [1 << 30, 8000])
+def test_what_is_read_of_a_text_that_changes_is_not_kept(corpus, monkeypatch, smallest):
+    monkeypatch.setattr(parts, "SMALLEST", smallest)
+    found = inputs(corpus)
+    some = parts.parted(found)
+    work = Rewriting(corpus / "a.jsonl")
+    with pytest.raises(DataError, match=r"a\.jsonl: changed while it was read"):
+        making.made(corpus.parent / "out", {"text": found.identity()}, lambda: (work, some))
+    assert not list((corpus.parent / "out").rglob("counts.json"))
 
 
 def test_parquet_is_prepared_in_parts_as_well(tmp_path, monkeypatch):
