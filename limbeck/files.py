@@ -153,7 +153,10 @@ class Manifest:
 
 def _listed(folder: Path) -> list[str]:
     found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
-    return sorted(path.relative_to(folder).as_posix() for path in found if path.name != MANIFEST)
+    # Its own alone: what is called so further down is a file as any other.
+    return sorted(
+        path.relative_to(folder).as_posix() for path in found if path != folder / MANIFEST
+    )
 
 
 @contextlib.contextmanager

@@ -17,8 +17,7 @@ def verify(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise LimbeckError(f"There is no folder {folder}.")
-    found = sorted(path.parent for path in folder.rglob(files.MANIFEST))
-    found = [p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)]
+    found = _committed(folder)
     if not found:
         raise LimbeckError(f"{folder} holds nothing committed: no {files.MANIFEST} is below it.")
     wrong, size, count = [], 0, 0
@@ -42,3 +41,13 @@ def verify(folder: Path) -> str:
             "\n".join([f"{len(wrong)} damaged, of {len(found)} committed folders:", *wrong])
         )
     return f"{len(found)} committed folders, {count} files, {size:,} bytes: each as it was written."
+
+
+def _committed(folder: Path) -> list[Path]:
+    """Every folder with a manifest, but those in one: there it is a file as any other, whatever it says."""
+    found = list[Path]()
+    for path in sorted(one.parent for one in folder.rglob(files.MANIFEST)):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and not any(path.is_relative_to(outer) for outer in found):
+            found.append(path)
+    return found

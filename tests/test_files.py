@@ -79,6 +79,17 @@ def test_an_extra_file_is_refused_by_name(folder):
         files.verify(folder)
 
 
+def test_a_manifest_further_down_is_a_file_as_any_other(tmp_path):
+    place = tmp_path / "kept"
+    with files.committed(place) as partial:
+        (partial / "inner").mkdir()
+        (partial / "inner" / files.MANIFEST).write_text("{}")
+    assert list(files.verify(place).files) == [f"inner/{files.MANIFEST}"]
+    (place / "inner" / files.MANIFEST).write_text("[]")
+    with pytest.raises(Damaged, match="inner/manifest"):
+        files.verify(place)
+
+
 def test_a_link_to_the_same_bytes_is_refused(folder, tmp_path):
     shutil.move(folder / "one.bin", tmp_path / "elsewhere")
     (folder / "one.bin").symlink_to(tmp_path / "elsewhere")

@@ -33,6 +33,13 @@ def test_every_damaged_file_is_named_and_not_only_the_first(place):
     assert f"{place}/deep/two/more is missing" in str(caught.value)
 
 
+def test_a_manifest_in_a_committed_folder_need_be_none_of_ours(place):
+    with files.committed(place / "mirror") as partial:
+        (partial / "app").mkdir()
+        (partial / "app/manifest.json").write_text('{"name": "an app"}')
+    assert verify(place).startswith("4 committed folders, 7 files")
+
+
 def test_what_a_killed_process_left_half_written_is_not_looked_at(place):
     left = place / ".partial-1-00000000-four"
     left.mkdir()
