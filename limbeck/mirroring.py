@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import unicodedata
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,9 +77,19 @@ def listed(wanted: Repository) -> Listed:
             f"--exclude {', '.join(wanted.exclude) or 'anything'}. It has such as: {', '.join(sorted(there)[:5])}."
         )
     for name in told:
-        if Path(name).is_absolute() or ".." in Path(name).parts or name == files.MANIFEST:
-            raise DataError(f"{wanted.name}: a file called {name!r} is not taken.")
+        if not _fit(name):
+            raise DataError(
+                f"{wanted.name}: a file called {ascii(name)[:200]} is not taken. Leave it out with --exclude."
+            )
     return Listed(str(found.sha), told)
+
+
+def _fit(name: str) -> bool:
+    """Whether a file may be called so in a mirror: a plain path below it, and neither ours nor huggingface_hub's own."""
+    parts = re.split(r"[/\\]", name)
+    control = any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)
+    plain = not control and not {"", ".", ".."}.intersection(parts)
+    return plain and name != files.MANIFEST and parts[0] != ".cache"
 
 
 def mirror(wanted: Repository, folder: Path, *, workers: int = 8) -> Path:
@@ -86,15 +98,12 @@ def mirror(wanted: Repository, folder: Path, *, workers: int = 8) -> Path:
     Raises DataError where the folder holds something else, Damaged where a file is not what the Hub says of it.
     """
     asked = _plain(wanted)
-    if folder.exists():
-        held = files.verify(folder).about
-        if held.get("mirror") != asked:
-            raise DataError(
-                f"{folder} holds {held.get('mirror', 'something else')}; wanted {asked}. Give another folder with --to."
-            )
+    if _finished(folder, asked):
         return folder
     work = folder.parent / f".{folder.name}.mirror"
     with locked(folder.parent, beside(folder), "Wait for it, or give another folder with --to."):
+        if _finished(folder, asked):  # by who held the lock until now
+            return folder
         commit = _begun(work, asked) or wanted.revision
         found = listed(Repository(wanted.name, wanted.kind, commit, wanted.include, wanted.exclude))
         work.mkdir(parents=True, exist_ok=True)
@@ -110,6 +119,18 @@ def mirror(wanted: Repository, folder: Path, *, workers: int = 8) -> Path:
         files.sync_folder(folder.parent)
         shutil.rmtree(work)
     return folder
+
+
+def _finished(folder: Path, asked: dict[str, Any]) -> bool:
+    """Whether the mirror is there, and whole; another one is refused."""
+    if not folder.exists():
+        return False
+    held = files.verify(folder).about
+    if held.get("mirror") != asked:
+        raise DataError(
+            f"{folder} holds {held.get('mirror', 'something else')}; wanted {asked}. Give another folder with --to."
+        )
+    return True
 
 
 def _plain(wanted: Repository) -> dict[str, Any]:
@@ -149,7 +170,9 @@ def _fetch(wanted: Repository, found: Listed, folder: Path, workers: int) -> Non
             repo_type=wanted.kind,
             revision=found.commit,
             local_dir=folder,
-            allow_patterns=[_literal(name) for name in found.files],
+            # As they were given, at the same commit: a pattern for each file would take the square of their number.
+            allow_patterns=list(wanted.include) or None,
+            ignore_patterns=list(wanted.exclude),
             max_workers=workers,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx2.HTTPError) as reason:
@@ -157,11 +180,6 @@ def _fetch(wanted: Repository, found: Listed, folder: Path, workers: int) -> Non
             f"{wanted.name}: the Hub broke off ({type(reason).__name__}: {str(reason)[:200]}). What is whole stays; the same "
             "command goes on."
         ) from reason
-
-
-def _literal(name: str) -> str:
-    """A pattern that only this name matches."""
-    return "".join(f"[{mark}]" if mark in "*?[" else mark for mark in name)
 
 
 def _check(folder: Path, found: Listed) -> None:

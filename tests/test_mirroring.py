@@ -11,6 +11,7 @@ import pytest
 import tiny_hub
 
 from limbeck import files
+from limbeck.errors import Damaged
 
 CODE = "import sys; from limbeck import cli; cli.main()"
 FILES = {
@@ -92,6 +93,39 @@ def test_a_name_with_marks_of_patterns_is_one_name(tmp_path):
     with tiny_hub.serving(FILES, large=LARGE) as hub:
         assert fetched(hub, tmp_path, "--include", "odd*")
     assert held(tmp_path) == {"odd [1] name.txt": b"odd"}
+
+
+NAMES = ["../a", "a/../b", "a\\..\\b", "/etc/a", "a\0b", "a\ud800", "a\nb", "./a", "a//b", ".cache/huggingface/a", "manifest.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_that_no_mirror_can_hold_is_told_and_can_be_left_out(tmp_path, name):
+    with tiny_hub.serving({"README.md": b"r", name: b"x"}) as hub:
+        status, said = mirrored(hub, tmp_path)
+        assert (status, hub.sent) == (2, {})
+        assert f"{name!a} is not taken" in said
+        assert not (tmp_path / "mirror").exists()
+        if name.isprintable() and not name.startswith("/"):
+            pattern = ".cache/*" if name.startswith(".cache") else name
+            assert fetched(hub, tmp_path, "--exclude", pattern)
+            assert held(tmp_path) == {"README.md": b"r"}
+
+
+def test_a_manifest_of_the_repositorys_own_is_checked_as_any_file(tmp_path):
+    with tiny_hub.serving(FILES | {"app/manifest.json": b"{}"}) as hub:
+        assert fetched(hub, tmp_path)
+    (tmp_path / "mirror/app/manifest.json").write_bytes(b"[]")
+    with pytest.raises(Damaged, match=r"app/manifest\.json"):
+        files.verify(tmp_path / "mirror")
+
+
+def test_of_two_at_once_one_mirrors_and_the_other_finds_it_or_is_told(tmp_path):
+    with tiny_hub.serving(FILES, large=LARGE, delay=0.01) as hub:
+        both = [started(hub, tmp_path) for _ in range(2)]
+        said = [one.communicate()[0].decode() for one in both]
+    assert sorted(one.returncode for one in both) in ([0, 0], [0, 2])
+    assert not any("Traceback" in one for one in said)
+    assert set(held(tmp_path)) == set(FILES)
 
 
 def test_killed_it_goes_on_with_the_commit_that_it_began(tmp_path):
