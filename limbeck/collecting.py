@@ -15,6 +15,7 @@ from limbeck.data.records import opened
 from limbeck.data.sieve import unusable
 from limbeck.errors import DataError
 from limbeck.folder import beside, locked
+from limbeck.mirroring import Repository, listed
 from limbeck.progress import progress, say
 
 STATE = "state.json"
@@ -185,18 +186,16 @@ def _rows(corpus: Corpus, wanted: Wanted) -> tuple[Any, str]:
 
 
 def size(wanted: Wanted) -> int | None:
-    """Bytes that lie at the source, of the subset; None where that is not told."""
+    """Bytes that lie at the source, of the subset; None where that is not told. Raises DataError where there is no such thing."""
+    _check(wanted)
     if wanted.place is not None:
         return inputs(wanted.place, kinds=ROWS).size
-    from huggingface_hub import HfApi
-
     corpus = CORPORA[wanted.corpus]
     subset = wanted.subset or corpus.subset
-    told = HfApi().dataset_info(corpus.name, files_metadata=True).siblings or []
-    return sum(
-        one.size or 0 for one in told
-        if one.rfilename.endswith((".parquet", ".json")) and (subset is None or f"/{subset}/" in one.rfilename)
-    )  # fmt: skip
+    # A subset is a folder, or one in another: sample-10BT lies in sample/10BT.
+    places = (f"*/{subset}/", f"{subset.replace('-', '/', 1)}/") if subset else ("",)
+    include = tuple(f"{place}*{ending}" for place in places for ending in (".parquet", ".json"))
+    return listed(Repository(corpus.name, include=include)).size
 
 
 def _check(wanted: Wanted) -> None:

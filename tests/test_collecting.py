@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import tiny_hub
 import tiny_text
 from typer.testing import CliRunner
 
@@ -238,3 +240,24 @@ def test_the_command_collects_and_a_dry_run_tells_the_size(place, handlers):
     assert files.verify(place / "corpus").about["kept"] == wanted
     refused = door.invoke(cli.app, ["fetch", "python-docs", "--samples", "5"])
     assert "takes --to alone" in str(refused.exception)
+
+
+def tried(hub, *more, **environment):
+    """The status of a dry run in a process of its own, which is told of the Hub by its environment, and what it said."""
+    command = [sys.executable, "-m", "limbeck", "fetch", "fineweb-edu", "--dry-run", *more]
+    told = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(command, env={**os.environ, **told, **environment}, capture_output=True)
+    return done.returncode, " ".join((done.stdout + done.stderr).decode().split())
+
+
+def test_a_dry_run_tells_the_bytes_of_a_subset_or_why_not():
+    held = {"data/CC-MAIN-2014-49/0.parquet": b"x" * 70, "sample/10BT/0.parquet": b"x" * 30}
+    name = collecting.CORPORA["fineweb-edu"].name
+    with tiny_hub.serving(held | {"README.md": b"r"}, name=name) as hub:
+        assert "70 bytes at the source" in tried(hub)[1]
+        assert "30 bytes at the source" in tried(hub, "--subset", "sample-10BT")[1]
+        for more, reason in (({}, "none of its 3 files"), ({"HF_HUB_OFFLINE": "1"}, "check the network")):  # fmt: skip
+            status, said = tried(hub, "--subset", "CC-MAIN-2014-94", **more)
+            assert status == 2
+            assert reason in said
+            assert "Traceback" not in said

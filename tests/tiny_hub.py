@@ -19,8 +19,8 @@ NAME = "someone/texts"
 class Hub:
     """files: {path: bytes}. large: those that are told with their SHA-256. at: which commit the branch stands at."""
 
-    def __init__(self, files, *, large=(), delay=0.0):
-        self.files, self.large, self.delay = files, set(large), delay
+    def __init__(self, files, *, large=(), delay=0.0, name=NAME):
+        self.files, self.large, self.delay, self.name = files, set(large), delay, name
         self.at, self.lie = 0, {}
         self.sent = {}
         self.lock = threading.Lock()
@@ -37,7 +37,7 @@ class Hub:
                 told = hashlib.sha256(self.lie.get(path, raw)).hexdigest()
                 one["lfs"] = {"sha256": told, "size": len(raw), "pointerSize": 100}
             siblings.append(one)
-        return {"id": NAME, "sha": commit, "siblings": siblings, "private": False}
+        return {"id": self.name, "sha": commit, "siblings": siblings, "private": False}
 
     def tree(self):
         return [
@@ -61,12 +61,12 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, *, body):
         hub = self.server.hub
         path = urllib.parse.unquote(self.path.partition("?")[0])
-        if match := re.fullmatch(rf"/api/datasets/{NAME}(?:/revision/(\w+))?", path):
+        if match := re.fullmatch(rf"/api/datasets/{hub.name}(?:/revision/(\w+))?", path):
             commit = match[1] if match[1] in COMMITS else COMMITS[hub.at]
             return self.send(200, json.dumps(hub.info(commit)).encode(), body)
-        if re.fullmatch(rf"/api/datasets/{NAME}/tree/\w+", path):
+        if re.fullmatch(rf"/api/datasets/{hub.name}/tree/\w+", path):
             return self.send(200, json.dumps(hub.tree()).encode(), body)
-        match = re.fullmatch(rf"/datasets/{NAME}/resolve/(\w+)/(.+)", path)
+        match = re.fullmatch(rf"/datasets/{hub.name}/resolve/(\w+)/(.+)", path)
         if not match or match[2] not in hub.files:
             return self.send(404, b"{}", body, **{"X-Error-Code": "RepoNotFound"})
         raw, begin = hub.files[match[2]], 0
