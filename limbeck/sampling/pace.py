@@ -24,7 +24,7 @@ def retry_after(given: str | None, now: datetime | None = None) -> float | None:
     except ValueError:
         try:
             wanted = email.utils.parsedate_to_datetime(given)
-        except ValueError:
+        except (ValueError, OverflowError):  # a day or a zone with more digits than a number has
             return None
         if wanted.tzinfo is None:
             wanted = wanted.replace(tzinfo=UTC)
