@@ -36,11 +36,24 @@ def generate(path: Path, overrides: Sequence[str], *, dry_run: bool) -> str:
         from_environment(asked.judge.teacher.remote.key)  # told now, before anybody is paid
     stop = Stop().install()
     with locked(folder, beside(folder), "Wait for it, or give another output."):
+        _only_ours(folder)
         found = plan(asked)
         told = lines.read(folder / JOURNAL)
         if told.torn:
             say(f"{JOURNAL}: its last line was torn ({told.torn:,} bytes) and is cut off.")
         return _carried_out(asked, found, told, key, stop, filters=filters)
+
+
+def _only_ours(folder: Path) -> None:
+    """Raises where a folder holds anything and no journal: it is somebody's, and would be written over."""
+    if (folder / JOURNAL).exists():
+        return
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith("."):
+            raise LimbeckError(
+                f"output: {folder} holds {path.name}, and no {JOURNAL} of a generation: what is there would be written over. "
+                "Give another output, or an empty folder."
+            )
 
 
 def _carried_out(

@@ -84,3 +84,22 @@ def test_a_server_that_fails_at_everything_is_left_alone(tmp_path):
         said = tiny.refused(tiny.written(tmp_path, teacher.url, count=60))
     assert "20 requests in a row failed" in said
     assert len(teacher.bodies) < 30
+
+
+def test_a_retry_after_that_no_clock_can_hold_is_a_failure_as_any(tmp_path):
+    """Such as a day of twenty digits, which overflows and is no ValueError."""
+    wait = f"Mon, {'9' * 20} Jan 2024 00:00:00 GMT"
+    with tiny_server.serving({0: f"status 429 {wait}"}) as teacher:
+        assert "12 answered, 0 failed" in tiny.run(tiny.written(tmp_path, teacher.url))
+
+
+def test_a_folder_that_is_somebodys_is_left_as_it_is(tmp_path):
+    own = tmp_path / "out/train.jsonl"
+    own.parent.mkdir()
+    own.write_text("the work of a year")
+    with tiny_server.serving() as teacher:
+        said = tiny.refused(tiny.written(tmp_path, teacher.url))
+        assert not teacher.bodies
+    assert "holds train.jsonl, and no journal.jsonl of a generation" in said
+    assert [path.name for path in own.parent.iterdir()] == ["train.jsonl"]
+    assert own.read_text() == "the work of a year"
