@@ -76,11 +76,15 @@ def _scored(told: Sequence[Entries | None], prompt: Sequence[int], k: int) -> Sc
     for place, entries in enumerate(told[1:]):
         if entries is None or len(entries) < k:
             raise Unexpected(f"{len(entries or ())} scores at a token; wanted {k}")
+        if prompt[place + 1] not in entries:
+            raise Unexpected(
+                f"no score of the prompt's own token {place + 1} at its place: these are scores of another text, or moved"
+            )
         # What the prompt has there is told beside the likeliest, though it is none of them.
         best = sorted(entries, key=lambda one: (-entries[one][0], one))[:k]
         ids[place] = best
         logprobs[place] = [entries[one][0] for one in best]
-        spelled.append(entries.get(prompt[place + 1], (0.0, None))[1])
+        spelled.append(entries[prompt[place + 1]][1])
     return Scored(ids, logprobs, tuple(spelled))
 
 
@@ -116,7 +120,7 @@ def _vllm_one(given: Any) -> Entries:
     found = dict[int, tuple[float, str | None]]()
     for name, one in given.items():
         if not (name.isascii() and name.isdecimal()) or not isinstance(one, dict):
-            raise Unexpected(f"scores of {name[:40]!r}; wanted those of an id")
+            raise Unexpected(f"scores of {name!r}; wanted those of an id")
         spelling = one.get("decoded_token")
         told = spelling if isinstance(spelling, str) else None
         found[int(name[:12])] = (_number(one.get("logprob")), told)
@@ -151,7 +155,7 @@ def _echo_one(given: Any) -> Entries:
         named = _BY_ID.fullmatch(name)
         if named is None:
             raise Unexpected(
-                f"scores of the text {name[:40]!r}, which several ids may spell; wanted 'token_id:N', as "
+                f"scores of the text {name!r}, which several ids may spell; wanted 'token_id:N', as "
                 "return_tokens_as_token_ids asks for"
             )
         found[int(named[1][:12])] = (_number(one), None)

@@ -25,6 +25,8 @@ from limbeck.sampling.shapes import Unexpected
 LARGEST = 16_000_000
 """Bytes of the longest body that is read."""
 _CONNECTING = 15.0
+_SAID = 100_000
+"""Bytes of a refusal that are looked at."""
 _AGAIN = (408, 409, 425, 429)
 _HOPELESS = (401, 402, 403, 404)
 # Before a byte of the request is gone: nobody can have been paid.
@@ -121,7 +123,8 @@ class Wire:
 
     def _refused(self, response: httpx.Response, raw: bytes) -> Failure:
         status = response.status_code
-        said = " ".join(raw[:2000].decode(errors="replace").split())
+        # Hidden first here too: what is cut in the middle of a key is not found to be one.
+        said = " ".join(self._key.hide(raw[:_SAID].decode(errors="replace"))[:2000].split())
         seconds = retry_after(response.headers.get("retry-after"))
         return self._failed(
             f"status {status}: {said}",

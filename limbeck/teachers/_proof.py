@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limbeck.data.tokenize import PROBES
 from limbeck.errors import ModelError
@@ -44,16 +45,17 @@ def proved(scorer: Scorer, tokenizer: Any, k: int, where: str) -> Proof:
     ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
     first, again = (scorer.score([ids], k)[0] for _ in range(2))
     other = scorer.score([ids], k, temperature=_OTHER)[0]
-    _check_mass(first, where)
+    check_mass(first.logprobs, where)
     words = _words(scorer, tokenizer, ids, first, where)
     return Proof(words, _apart(first, again), _apart(first, other) > _SAME)
 
 
-def _check_mass(found: Scored, where: str) -> None:
-    mass = float(np.exp(found.logprobs).sum(-1).max())
+def check_mass(logprobs: NDArray[np.float64], where: str) -> None:
+    """Refuses scores (tokens, k) of which a token's are more than 1 together."""
+    mass = float(np.exp(logprobs).sum(-1).max(initial=0.0))
     if mass > 1.01:
         raise ModelError(
-            f"{where}: the {found.ids.shape[1]} likeliest ids of a token have a mass of {mass:.3f} together: these are no "
+            f"{where}: the {logprobs.shape[1]} likeliest ids of a token have a mass of {mass:.3f} together: these are no "
             "probabilities. Wanted: raw log-probabilities (vLLM: --logprobs-mode raw_logprobs)."
         )
 

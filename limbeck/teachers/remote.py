@@ -79,6 +79,8 @@ class Remote:
                 f"{_WHERE}: the server scores id {int(which.max()):,}; the tokenizer has {self.vocab:,}. Its model has "
                 "another tokenizer, or more rows in its head than words, one of which is likely: take a smaller k."
             )
+        # Each time: a server that was started anew is another one.
+        _proof.check_mass(told, _WHERE)
         with np.errstate(divide="ignore"):
             left = 1 - np.exp(told).sum(-1)
             rest = np.log(np.maximum(left, _LEAST if self.k < self.vocab else 0.0))

@@ -150,6 +150,43 @@ def test_scores_that_are_no_probabilities_are_refused():
             asked(served).proof()
 
 
+def test_scores_that_are_none_any_more_are_refused_after_the_proof_too():
+    with score_server.scoring(MODEL, TOKENIZER) as served:
+        teacher = asked(served)
+        teacher.proof()
+        served.changed = lowered
+        with pytest.raises(ModelError, match="no probabilities"):
+            teacher.signal(batch(), Wanted())
+
+
+def moved(answer):
+    """As of a server that puts a token of its own before each prompt, in the echo of which the last falls off."""
+    for choice in answer["choices"]:
+        told = choice["logprobs"]["top_logprobs"]
+        told.insert(1, {f"token_id:{n}": -3.0 for n in range(300, 306)})
+    return answer
+
+
+def exchanged(answer):
+    """As of a server that answers in another order than it says."""
+    choices = answer["choices"]
+    return answer | {
+        "choices": [a | {"index": b["index"]} for a, b in zip(choices, choices[::-1], strict=True)]
+    }
+
+
+@pytest.mark.parametrize(("protocol", "how"), [("echo", moved), ("vllm", exchanged)])
+def test_scores_of_another_text_are_refused(protocol, how):
+    rows = tiny.batch(2, 12, vocab=VOCAB)
+    with score_server.scoring(MODEL, TOKENIZER) as served:
+        teacher = asked(served, tries=1, protocol=protocol)
+        if protocol == "vllm":
+            teacher.proof()
+        served.changed = lambda answer: how(answer) if "choices" in answer else answer
+        with pytest.raises(ModelError, match="scores of another text, or moved"):
+            teacher.signal(rows, Wanted())
+
+
 BROKEN = {
     "no choices": lambda answer: answer | {"choices": "none"},
     "too few": lambda answer: answer | {"choices": answer["choices"][1:]},
@@ -212,6 +249,33 @@ def test_a_key_is_taken_from_the_environment_and_in_no_message(monkeypatch):
         assert served.headers[0]["Authorization"] == f"Bearer {canary}"
     assert canary not in str(told.value)
     assert "[THE_KEY]" in str(told.value)
+
+
+@pytest.mark.parametrize("before", [1960, 1985, 99_990])
+def test_no_half_of_a_key_is_left_where_words_are_cut(monkeypatch, before):
+    """The server pads the key with spaces, which are taken out of what it said."""
+    monkeypatch.setenv("THE_KEY", "canary-7d1f0a-" * 4)
+    faults = dict.fromkeys(range(9), (401, " " * before + "canary-7d1f0a-" * 4))
+    with (
+        score_server.scoring(MODEL, TOKENIZER, faults=faults) as served,
+        pytest.raises(LimbeckError) as told,
+    ):
+        asked(served, key="THE_KEY").proof()
+    assert "canary" not in str(told.value)
+
+
+def test_no_half_of_a_key_is_left_of_a_name_that_is_no_id(monkeypatch):
+    monkeypatch.setenv("THE_KEY", "canary-7d1f0a-" * 4)
+
+    def named(answer):
+        raw = json.dumps(answer).replace('"1": {', f'"{"x" * 25}{"canary-7d1f0a-" * 4}": {{')
+        return json.loads(raw)
+
+    with score_server.scoring(MODEL, TOKENIZER, most=VOCAB) as served:
+        served.changed = named
+        with pytest.raises(ModelError, match="wanted those of an id") as told:
+            asked(served, key="THE_KEY", k=VOCAB, tries=1).proof()
+    assert "canary" not in str(told.value)
 
 
 def test_no_key_goes_over_plain_http_to_another_machine():
