@@ -87,5 +87,5 @@ def _ledger(asked: Generation, found: Plan, journal: Journal) -> Ledger:
     ledger = Ledger(asked.prices, cap, spent=journal.told.spent)
     for one in found.wanted:
         if answer := journal.told.answers.get(one.asked.id):
-            ledger.learn(answer, one.prompt.most_tokens)
+            ledger.learn(answer, one.prompt.most_tokens, asked.sampling.max_tokens)
     return ledger

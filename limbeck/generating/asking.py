@@ -167,7 +167,7 @@ class Asking:
     async def _settle(self, one: Wanted, found: Answer | Failure, worst: float) -> None:
         """Writes down what came of a request, and lets its worst case go."""
         if isinstance(found, Answer):
-            self._desk.ledger.learn(found, one.prompt.most_tokens)
+            self._desk.ledger.learn(found, one.prompt.most_tokens, self._desk.max_tokens)
             cost = self._desk.ledger.of(found, worst)
             line = lines.answered(one.asked.id, cost, found)
         else:

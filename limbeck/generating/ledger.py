@@ -14,7 +14,8 @@ _MILLION = 1_000_000
 class Ledger:
     """spent: what was settled, of earlier runs too. held: worst cases of the requests on the way. cap: None for no limit.
 
-    beyond: tokens that the server counted beside a prompt, at most, and that ours does not show.
+    beyond: tokens that the server counted beside a prompt, at most, and that ours does not show. above: those that it
+    counted above max_tokens, as servers do whose thoughts have no limit.
     """
 
     prices: Prices | None
@@ -23,6 +24,7 @@ class Ledger:
     held: float = 0.0
     on_the_way: int = 0
     beyond: int = 0
+    above: int = 0
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """What so many tokens cost; 0 without prices."""
@@ -32,12 +34,13 @@ class Ledger:
         return (whole + tokens_out * self.prices.output_per_million) / _MILLION
 
     def worst(self, tokens_in: int, tokens_out: int) -> float:
-        """The most that a request may cost, if the server writes no more around a prompt than it has so far."""
-        return self.cost(tokens_in + self.beyond, tokens_out)
+        """The most that a request may cost, if the server counts no more beyond what was asked than it has so far."""
+        return self.cost(tokens_in + self.beyond, tokens_out + self.above)
 
-    def learn(self, answer: Answer, tokens_in: int) -> None:
-        """Takes note of a server that read more than a prompt of at most tokens_in has."""
+    def learn(self, answer: Answer, tokens_in: int, tokens_out: int) -> None:
+        """Takes note of a server that read more than a prompt of at most tokens_in has, or wrote more than tokens_out."""
         self.beyond = max(self.beyond, (answer.tokens_in or 0) - tokens_in)
+        self.above = max(self.above, (answer.tokens_out or 0) - tokens_out)
 
     def reserve(self, worst: float) -> bool:
         """Sets the worst case aside, if it fits under the cap together with all that is on the way."""

@@ -180,6 +180,14 @@ def test_spend_is_never_above_the_cap_as_the_server_counts(tmp_path, fault):
     assert len(tiny.answers(tmp_path)) == 40
 
 
+def test_a_server_that_counts_more_than_it_was_allowed_to_write_is_held_to_the_cap(tmp_path):
+    told = {"prices": {"input_per_million": 0, "output_per_million": 1e6}, "spend": {"cap": 9000}}
+    with tiny_server.serving(tokens=(7, 500)) as teacher:
+        said = tiny.refused(tiny.written(tmp_path, teacher.url, count=40, **told))
+    assert said.startswith("spend.cap is reached: ")
+    assert teacher.tokens_out == 9000
+
+
 def test_a_server_that_adds_a_prompt_of_its_own_is_over_the_cap_by_its_first_answers_alone(
     tmp_path,
 ):
