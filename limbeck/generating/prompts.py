@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -154,6 +155,10 @@ def filled(template: Template, seed: int, system: str | None) -> Iterator[Prompt
         for category, names in used.items()
     }
     total = sum(sizes.values())
+    if total > sys.maxsize:
+        raise RecipeError(
+            f"prompts.template.slots: {total:.0e} combinations, more than can be numbered. Take fewer slots or values."
+        )
     count = total if template.count is None else template.count
     if count > total:
         raise RecipeError(

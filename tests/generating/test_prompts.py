@@ -1,6 +1,7 @@
 """Prompts: each once, made or read, with ids that say what was asked and not where."""
 
 import json
+import re
 
 import pytest
 import tiny_generation as tiny
@@ -46,6 +47,9 @@ def test_texts_by_category_are_combined_with_the_slots_that_stand_in_them(tmp_pa
     assert {one.prompt.text for one in some.wanted} < set(texts)
 
 
+MANY = " ".join(f"{{s{number}}}" for number in range(64))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -53,6 +57,10 @@ def test_texts_by_category_are_combined_with_the_slots_that_stand_in_them(tmp_pa
         ({"text": {"one": "{kind}"}}, "'language' has no value, does not stand in the text"),
         ({"text": {}}, "at least 1 item"),
         ({"count": 7}, "the slots have 6 combinations"),
+        (
+            {"text": MANY, "slots": dict.fromkeys(re.findall(r"\w+", MANY), ("a", "b"))},
+            "2e+19 combinations",
+        ),
         ({"text": "{kind} {langage} {language}"}, "Did you mean 'language'?"),
         ({"text": "{kind}"}, "'language' has no value, does not stand in the text"),
     ],
