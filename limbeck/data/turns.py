@@ -97,6 +97,8 @@ def turns(given: Any, where: str) -> list[Turn]:
 def _turn(given: Any, where: str) -> Turn:
     if not isinstance(given, dict):
         raise DataError(f"{where} is {type(given).__name__}, not an object")
+    # Keys that a table has for other turns are null in this one.
+    given = {key: value for key, value in given.items() if value is not None}
     said = given.get("role", given.get("from"))
     called = said.lower() if isinstance(said, str) else ""
     role = ROLES.get(called)
@@ -104,13 +106,15 @@ def _turn(given: Any, where: str) -> Turn:
         raise DataError(
             f"{where} is of {ascii(said)[:60]}, no role that is known. Wanted: {', '.join(ROLES)}"
         )
-    text = _content(given.get("content", given.get("value")), where)
+    text = _content(given.get("content", given.get("value", "")), where)
     calls = given.get("tool_calls") or ()
     if not isinstance(calls, list | tuple):
         raise DataError(f"{where}'s tool_calls is {type(calls).__name__}, not a list")
     if called == "function_call":
         calls, text = _called(text, where), ""
     reasoning = next((given[key] for key in _REASONING if given.get(key)), "")
+    if not (calls or reasoning) and "content" not in given and "value" not in given:
+        raise DataError(f"{where} says nothing: no content, no value and no tool_calls")
     return Turn(
         role,
         text,
@@ -123,8 +127,6 @@ def _turn(given: Any, where: str) -> Turn:
 
 def _content(given: Any, where: str) -> str:
     """A string, or a list of parts that are all text."""
-    if given is None:
-        return ""
     if isinstance(given, list):
         for part in given:
             if not isinstance(part, dict) or not isinstance(part.get("text"), str):

@@ -160,7 +160,7 @@ def _pairs() -> list[Case]:
         (True, "bool stands"),
         ({"a": 1}, "dict stands"),
         ([3], "not an object"),
-        ([{"role": "user"}, 3], "not an object"),
+        ([{"role": "user", "content": "a"}, 3], "not an object"),
     )
     whole = {
         "completion": {"prompt": "a", "completion": "b"},

@@ -115,6 +115,12 @@ def test_a_function_call_and_what_it_gave_are_turns():
         ({"messages": [{"role": "wizard", "content": "a"}]}, "'wizard', no role"),
         ({"messages": [{"content": "a"}]}, "None, no role"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "no text"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "text": "b"}]},
+            r"messages\[1\] says nothing",
+        ),
+        ({"messages": [{"role": "assistant", "content": None}]}, "says nothing: no content"),
+        ({"conversations": [{"from": "human"}, {"from": "gpt", "value": "b"}]}, "says nothing"),
         ({"messages": [{"role": "user", "content": 3}]}, "int stands where text should"),
         ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "no name"),
         ({"conversations": [{"from": "function_call", "value": "{"}]}, "not JSON"),
@@ -139,6 +145,17 @@ def test_a_row_that_cannot_be_understood_is_refused_with_the_reason(row, reason)
     with pytest.raises(DataError, match=reason) as caught:
         example(row)
     assert len(str(caught.value)) < 600
+
+
+def test_what_is_null_in_a_turn_is_not_there_as_in_tables_of_both_forms():
+    null = dict.fromkeys(("role", "content", "name", "tool_calls", "weight"))
+    row = {
+        "conversations": [
+            null | {"from": "human", "value": "a"},
+            null | {"from": "gpt", "value": "b"},
+        ]
+    }
+    assert example(row) == example({"prompt": "a", "response": "b"})
 
 
 def test_a_layout_that_is_named_is_the_one_that_is_read():
