@@ -15,6 +15,7 @@ from rich.table import Table
 from limbeck import bringing, names
 from limbeck.bringing import own_work
 from limbeck.errors import STOPPED, Interrupted, LimbeckError, RecipeError
+from limbeck.files import FULL
 from limbeck.launching import command as launching
 
 app = typer.Typer(
@@ -245,6 +246,14 @@ def main() -> None:
         sys.exit(STOPPED)
     except LimbeckError as reason:
         _told(reason)
+        sys.exit(2)
+    except OSError as reason:
+        if reason.errno not in FULL:
+            raise
+        place = f"{reason.filename}: " if reason.filename else ""
+        _told(
+            f"{place}{reason.strerror}. What is whole is kept: make room, and run the same again."
+        )
         sys.exit(2)
 
 

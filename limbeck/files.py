@@ -7,6 +7,7 @@ carries a manifest with size and SHA-256 of each file, written last and verified
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -26,6 +27,8 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 _PARTIAL = ".partial-"
 _DAY = 86_400.0
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of an OSError: there is no room for what is to be written."""
 
 
 def canonical(value: Any) -> bytes:

@@ -18,19 +18,21 @@ from limbeck.data.prepare import prepare
 from limbeck.errors import DataError, RecipeError
 
 DOOR = """
-import sys
+import resource, sys
 from limbeck import cli
 from limbeck.data import parts
 parts.SMALLEST = 20_000
+most = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 sys.argv = ["limbeck", "prepare", *sys.argv[1:]]
 cli.main()
 """
 
 
-def begun(*words):
-    """The command in a process and a session of its own, with small parts."""
+def begun(*words, most=1 << 40):
+    """The command in a process and a session of its own, with small parts, which writes no file of more bytes."""
     return subprocess.Popen(
-        [sys.executable, "-c", DOOR, *map(str, words)],
+        [sys.executable, "-c", DOOR, str(most), *map(str, words)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -145,4 +147,24 @@ def test_ctrl_c_keeps_what_is_whole_and_leaves_nothing_half(place):
     again = begun(place / "recipe.yaml", "--workers", "2")
     said = again.communicate()[1]
     assert again.returncode == 0, said
+    assert made(place) == whole(place)
+
+
+@pytest.mark.parametrize(
+    ("workers", "most", "there"), [(1, 2000, False), (2, 2000, False), (2, 60_000, True)]
+)
+def test_without_room_it_says_so_and_goes_on_with_the_parts_that_are_whole(
+    place, workers, most, there
+):
+    words = (place / "recipe.yaml", "--workers", workers)
+    process = begun(*words, most=most)
+    said = process.communicate()[1]
+    assert process.returncode == 2, said
+    assert "Traceback" not in said
+    assert f"{place / 'prepared'}: File too large; " in said
+    assert bool(list((place / "prepared").glob("*.parts/0*"))) == there
+    again = begun(*words)
+    said = again.communicate()[1]
+    assert again.returncode == 0, said
+    assert ("parts were there already" in said) == there
     assert made(place) == whole(place)

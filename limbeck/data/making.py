@@ -18,7 +18,7 @@ from limbeck.data.parts import places
 from limbeck.data.planes import QUARANTINE, Prepared, counts_of, join, open_prepared
 from limbeck.data.workers import Task, Work, spread
 from limbeck.errors import Damaged, LimbeckError
-from limbeck.files import canonical, committed, digest, sweep, sweep_abandoned, verify
+from limbeck.files import FULL, canonical, committed, digest, sweep, sweep_abandoned, verify
 from limbeck.progress import progress, say
 
 # Enough text for the tokenizer to use every core, little enough to hold many times over.
@@ -40,12 +40,28 @@ def made(
     else:
         sweep_abandoned(folder.parent)
         work, parts = begin()
-        if len(parts) > 1:
-            fresh = _in_parts(folder, key, work, parts, workers)
-        else:
-            _at_once(folder, key, work, parts[0])
-            fresh = counts_of(folder)["tokens"]
+        with _room(folder.parent):
+            if len(parts) > 1:
+                fresh = _in_parts(folder, key, work, parts, workers)
+            else:
+                _at_once(folder, key, work, parts[0])
+                fresh = counts_of(folder)["tokens"]
     return open_prepared(folder, fresh=fresh, seconds=time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _room(into: Path) -> Iterator[None]:
+    """Says what to do where a disk is full."""
+    try:
+        yield
+    except OSError as reason:
+        if reason.errno not in FULL:
+            raise
+        free = shutil.disk_usage(into).free
+        raise LimbeckError(
+            f"{into}: {reason.strerror}; {free:,} bytes are free now. Parts that are whole are kept: make room, or name another "
+            "place ('prepared' of the source), and give the same command again."
+        ) from reason
 
 
 def _at_once(folder: Path, key: dict[str, Any], work: Work, found: Inputs) -> None:
