@@ -19,6 +19,7 @@ from limbeck.models import layout, load
 from limbeck.recipe import Part, Recipe
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
+from limbeck.teachers.remote import Remote
 from limbeck.types import Batch, Signal, Teacher, Wanted
 
 
@@ -101,8 +102,15 @@ class LazyTeacher:
         return self.loaded().signal(batch, wanted)
 
 
-def live_teacher(base: Ground) -> LazyTeacher:
-    """The teacher that is asked behind a cached one: live, or remote."""
+def heeding(found: Teacher | None, stop: Callable[[], bool] | None) -> Teacher | None:
+    """The same teacher; one on a server is no longer waited for once `stop` says so."""
+    if isinstance(found, Remote) and stop is not None:
+        found.heed(stop)
+    return found
+
+
+def live_teacher(base: Ground, stop: Callable[[], bool] | None = None) -> LazyTeacher:
+    """The teacher that is asked behind a cached one: live, or remote, which gives up waiting once `stop` says so."""
     assert base.recipe.teacher is not None
     given = base.recipe.teacher.options
     if given.get("server") is not None:
@@ -114,7 +122,7 @@ def live_teacher(base: Ground) -> LazyTeacher:
     live = base.recipe.model_copy(update={"teacher": part})
 
     def load_it() -> Teacher:
-        found = assembly.teacher(replace(base, recipe=live))
+        found = heeding(assembly.teacher(replace(base, recipe=live)), stop)
         assert found is not None
         return found
 

@@ -161,7 +161,8 @@ def _teacher(base: Ground, stop: Stop, world: parallel.World, whole: Recipe) -> 
     if part.name == "cached" and (part.options.get("model") or part.options.get("server")):
         _record(base, stop, world.rank, world.size, whole)
         parallel.barrier()
-    return assembly.teacher(base)
+    # Of several ranks none may leave the others waiting for it: they stop together, between two steps.
+    return recorded.heeding(assembly.teacher(base), stop if world.size == 1 else None)
 
 
 def record(recipe: Recipe, *, rank: int, world: int) -> None:
@@ -192,7 +193,8 @@ def _record(base: Ground, stop: Stop, rank: int, world: int, whole: Recipe) -> d
         steps = stage.budget.steps(stage.rows_per_step * source.length)
         # Later epochs bring no new row.
         parts.append((source, min(steps * stage.rows_per_step, source.rows)))
-    rows, teacher = Several(parts), recorded.live_teacher(base)
+    rows = Several(parts)
+    teacher = recorded.live_teacher(base, stop if world == 1 else None)
     about = recorded.cache_about(base, rows.length)
     done = recording.record(
         teacher,

@@ -1,6 +1,7 @@
 """A run whose teacher is on a server: asked live and recorded, it learns what a run with the same teacher here does."""
 
 import contextlib
+import time
 
 import pytest
 import score_server
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limbeck import fitting, loading, run
 from limbeck.cache.read import CacheReader
-from limbeck.errors import CacheMismatch, LimbeckError, ModelError, RecipeError
+from limbeck.errors import CacheMismatch, Interrupted, LimbeckError, ModelError, RecipeError
 
 EVALUATE = {"measures": ["bits_per_byte"]}
 
@@ -83,6 +84,24 @@ def test_a_recording_that_a_server_broke_off_goes_on_behind_what_is_whole(place)
         there = {"server": where(served), **kept}
         run.record(recipe(place, "broken", {"cached": there}), rank=0, world=1)
     assert len(CacheReader(place / "cache-broken")) == 16
+
+
+@pytest.mark.parametrize("kind", ["remote", "cached"])
+def test_a_server_that_has_one_wait_for_an_hour_is_not_waited_for_once_asked_to_stop(place, kind):
+    # Three requests prove the server; every later one is answered with what is tried again, a minute after.
+    with serving(place, faults=dict.fromkeys(range(9, 1000), (503, "later"))) as served:
+        server = where(served, prompts=1, concurrency=1, first_wait=60, tries=50)
+        plain = {"path": str(place / "cache-stopped"), "kind": "topk+rest"}
+        told = {kind: {"server": server, "k": 8} | (plain if kind == "cached" else {})}
+        asked, began = recipe(place, f"stopped-{kind}", told), time.monotonic()
+        with pytest.raises(Interrupted, match=r"[Ss]topped.*same command goes on"):
+            tiny_folder.trained(asked, stop=lambda: served.asked["completions"] > 9)
+        assert time.monotonic() - began < 25
+        served.faults.clear()
+        went_on = tiny_folder.weights(tiny_folder.trained(asked), 4)
+        beside = {kind: told[kind] | ({"path": str(place / "beside")} if kind == "cached" else {})}
+        wanted = weights(place, f"beside-{kind}", beside)
+    assert all(torch.equal(went_on[name], mine) for name, mine in wanted.items())
 
 
 REFUSED = {

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from limbeck.errors import LimbeckError, ModelError
+from limbeck.errors import Interrupted, LimbeckError, ModelError
 from limbeck.files import canonical, digest
 from limbeck.sampling import scores, secret
 from limbeck.sampling.answers import Failure
@@ -21,6 +21,7 @@ from limbeck.sampling.shapes import Unexpected
 from limbeck.sampling.wire import Wire
 
 Found = TypeVar("Found")
+_LOOKS = 0.5
 
 
 class Scores(Place):
@@ -56,6 +57,8 @@ class Scorer:
         self.place, self._where = place, where
         self._key = secret.from_environment(place.key)
         self._draw = random.Random(0)  # noqa: S311 (no secret)
+        self.stop: Callable[[], bool] = lambda: False
+        """Asked twice a second while a server is waited for: whether to give up."""
 
     def score(
         self, prompts: Sequence[Sequence[int]], k: int, *, temperature: float = 1.0
@@ -85,9 +88,21 @@ class Scorer:
                 largest=place.largest,
                 concurrency=place.concurrency,
             ) as wire:
-                return await work(wire)
+                return await self._unless_stopped(asyncio.ensure_future(work(wire)))
 
         return asyncio.run(through())
+
+    async def _unless_stopped(self, work: asyncio.Future[Found]) -> Found:
+        """What the work comes to. Raises Interrupted where it was asked to stop: a server may be waited for an hour."""
+        while not (await asyncio.wait([work], timeout=_LOOKS))[0]:
+            if self.stop():
+                work.cancel()
+                await asyncio.wait([work])
+                raise Interrupted(
+                    f"Stopped while {self.place.url} was waited for. What is recorded or checkpointed by now stays; the same "
+                    "command goes on."
+                )
+        return work.result()
 
     async def _score(
         self, wire: Wire, prompts: Sequence[Sequence[int]], k: int, temperature: float

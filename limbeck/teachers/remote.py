@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -44,6 +44,10 @@ class Remote:
         self.vocab = vocab or len(tokenizer)
         self._tokenizer = tokenizer
         self._proof: _proof.Proof | None = None
+
+    def heed(self, stop: Callable[[], bool]) -> None:
+        """Gives up waiting for the server, with Interrupted, once `stop` says so."""
+        self.scorer.stop = stop
 
     def proof(self) -> _proof.Proof:
         """What the server is like; asked once."""

@@ -196,16 +196,25 @@ def run(loops: Sequence[Loop]) -> None:
     with progress(shown, first.steps, done=min(one.step for one in loops)) as bar:
         while (step := min(one.step for one in loops)) < first.steps:
             if parallel.anywhere(first.stop(), first.world.device):
-                for one in loops:
-                    _save(one)
-                raise Interrupted(
-                    f"Stopped at step {step} of {first.steps} of stage {first.stage.name}, and saved. "
-                    "The same command goes on from there."
-                )
+                raise _stopped(loops, step)
             abreast = [one for one in loops if one.step == step]
-            for one, entry in zip(abreast, one_step(abreast), strict=True):
+            try:
+                entries = one_step(abreast)
+            except Interrupted as reason:  # a teacher was waited for, and no weight was changed
+                raise _stopped(loops, step) from reason
+            for one, entry in zip(abreast, entries, strict=True):
                 _told(one, entry)
             bar.advance(1)
+
+
+def _stopped(loops: Sequence[Loop], step: int) -> Interrupted:
+    """Saves, and says where it was."""
+    for one in loops:
+        _save(one)
+    return Interrupted(
+        f"Stopped at step {step} of {loops[0].steps} of stage {loops[0].stage.name}, and saved. "
+        "The same command goes on from there."
+    )
 
 
 def _told(loop: Loop, entry: dict[str, Any]) -> None:
