@@ -55,7 +55,7 @@ def measured(
     found = judge(
         models, source, measures, rows=asked.evaluate.rows, vocab=base.vocab,
         device=torch.device("cpu"),
-    )  # fmt: skip
+    ).figures  # fmt: skip
     return {
         "arm": arm,
         "seed": seed,

@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from limbeck import assembly, files, loading
+from limbeck import assembly, confidence, files, loading
 from limbeck.assembly import Ground
-from limbeck.evaluation._judge import judge
+from limbeck.evaluation._judge import Judged, judge
 from limbeck.evaluation._sample import greedy
 from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Evaluate
+from limbeck.report import collect
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """{measure: {model: {name: value}}}"""
@@ -78,10 +79,23 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
         for name, model in models.items()
     }
     _write_samples(base, folder, models, asked)
-    for measure, figures in found.items():
-        _write(folder, measure, figures, about)
+    for measure, figures in found.figures.items():
+        _write(folder, measure, figures, about | _worth(found, measure))
     _write(folder, MODELS, sizes, about)  # last: it says that the others are there
-    return {MODELS: sizes, **found}
+    return {MODELS: sizes, **found.figures}
+
+
+def _worth(found: Judged, measure: str) -> dict[str, Any]:
+    """What tells how sure a measure's figures are, and the sums of rows that they were made of."""
+    if measure not in found.rows:
+        return {}
+    rows, finish = found.rows[measure], found.finishes[measure]
+    gaps = [key for of, key in GAPS if of == measure]
+    return {
+        **confidence.told(rows, finish, gaps),
+        "rows_of": found.addresses,
+        "row_sums": rows,
+    }
 
 
 def done(folder: Folder, asked: Evaluate) -> bool:
@@ -101,7 +115,11 @@ def _write(folder: Folder, measure: str, figures: Any, about: dict[str, Any]) ->
     }
     gaps = {key: gap_recovered({measure: figures}, measure, key) for m, key in GAPS if m == measure}
     gaps = {key: gap for key, gap in gaps.items() if gap is not None}
-    files.write_json(folder.evaluation(measure), whole | ({"gap_recovered": gaps} if gaps else {}))
+    sure = {
+        key: whole["gap_intervals"][key] for key in gaps if key in whole.get("gap_intervals", {})
+    }
+    whole |= {"gap_recovered": gaps} if gaps else {}
+    files.write_json(folder.evaluation(measure), whole | ({"gap_intervals": sure} if sure else {}))
 
 
 def _write_samples(
@@ -160,6 +178,7 @@ def tell(folder: Folder, report: Path | None) -> None:
                 console.print(
                     f"gap recovered, {name}: {gap:.1%} of (control - teacher)", highlight=False
                 )
+        console.print(collect.verdict(collect.facts(folder.path)), highlight=False, markup=False)
     samples = folder.evaluation(SAMPLES)
     if samples.is_file():
         told = files.read_json(samples)

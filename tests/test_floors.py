@@ -18,11 +18,11 @@ HERE = Path(__file__).parents[1]
 PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
 # Each floor may use those below it, and its own without going round in a circle.
 FLOORS = (
-    ("types", "kept", "pages", "recipe", "stage", "spelling", "strict", "errors", "names", "files", "progress"),
+    ("types", "kept", "pages", "intervals", "recipe", "stage", "spelling", "strict", "errors", "names", "files", "progress"),
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance",
+    ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
     ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "judging", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
      "launching", "generating", "bringing"),

@@ -1,7 +1,13 @@
 """The gap that a student recovers is told only where there is one, and in the right direction."""
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from limbeck.confidence import told
+from limbeck.evaluation import bits_per_byte
 from limbeck.judging import gap_recovered
 from limbeck.report.collect import Facts, verdict
 
@@ -47,6 +53,43 @@ def test_the_verdict_says_better_worse_or_equal():
     assert "better by 0.5000 bits per byte" in verdict(facts(1.5, 2.0))
     assert "worse by 0.5000 bits per byte" in verdict(facts(2.5, 2.0))
     assert "equal in bits per byte" in verdict(facts(2.0, 2.0))
+
+
+def test_the_verdict_says_how_sure_it_is():
+    def sure(low, high):
+        found = facts(1.5, 1.6)
+        ends = {"student - control": {"bits_per_byte": [-0.1, low, high]}}
+        return verdict(replace(found, sure={"bits_per_byte": {"differences": ends}}))
+
+    assert "better by 0.1000 bits per byte of held-out text (95 %: 0.0500 to 0.1500);" in sure(
+        -0.15, -0.05
+    )
+    assert "(95 %: -0.0500 to 0.2500), which these rows do not tell from no" in sure(-0.25, 0.05)
+
+
+def test_rows_tell_how_sure_differences_and_gaps_are():
+    rng = np.random.default_rng(0)
+    size = rng.uniform(100, 200, 40)
+    nats = {"teacher": 0.5, "student": 0.8, "control": 1.0}
+    rows = {
+        model: {
+            "nats": (rate * size * rng.normal(1, 0.05, 40)).tolist(),
+            "bytes": size.tolist(),
+            "tokens": size.tolist(),
+            "right": size.tolist(),
+        }
+        for model, rate in nats.items()
+    }
+    found = told(rows, bits_per_byte.finish, ["bits_per_byte"])
+    value, low, high = found["gap_intervals"]["bits_per_byte"]
+    assert low < value < high
+    assert value == pytest.approx(0.4, abs=0.1)
+    value, low, high = found["differences"]["student - control"]["bits_per_byte"]
+    assert low < value < high < 0
+    assert value == pytest.approx(-0.2 / math.log(2), abs=0.05)
+    assert set(found["intervals"]) == {"teacher", "student", "control"}
+    few = {m: {name: v[:7] for name, v in sums.items()} for m, sums in rows.items()}
+    assert told(few, bits_per_byte.finish, ["bits_per_byte"]) == {}
 
 
 def test_the_verdict_does_not_claim_what_was_not_measured():

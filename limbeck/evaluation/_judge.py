@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,18 +21,41 @@ from limbeck.types import Batch, Source
 Measure = Callable[..., dict[str, Tensor]]
 
 
+RowSums = dict[str, dict[str, dict[str, list[float]]]]
+"""{measure: {model: {name: the sum of each row}}}"""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """figures: {measure: {model: {name: value}}}. rows: the sums they were made of, by `finishes`. addresses: which rows those are."""
+
+    figures: dict[str, dict[str, dict[str, float]]]
+    rows: RowSums
+    finishes: dict[str, Callable[[dict[str, float]], dict[str, float]]]
+    addresses: list[str]
+
+
 @dataclass
 class _Seen:
-    """What is known of one model so far: sums per measure, seconds it computed, tokens it read."""
+    """What is known of one model so far: sums per measure and row, seconds it computed, tokens it read."""
 
-    sums: dict[str, dict[str, Tensor]]
+    sums: dict[str, list[dict[str, Tensor]]]
     seconds: float = 0.0
     tokens: int = 0
 
-    def add(self, measure: str, values: dict[str, Tensor]) -> None:
-        before = self.sums.setdefault(measure, {})
+    def add(self, measure: str, row: int, values: dict[str, Tensor]) -> None:
+        rows = self.sums.setdefault(measure, [])
+        rows += [{} for _ in range(row + 1 - len(rows))]
+        before = rows[row]
         for name, value in values.items():
             before[name] = before[name] + value if name in before else value
+
+    def rows(self, measure: str, count: int) -> dict[str, list[float]]:
+        """The sums of each of `count` rows by name; a row of which nothing counts has zeros."""
+        rows = self.sums.get(measure, [])
+        rows += [{} for _ in range(count - len(rows))]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return {name: [float(row.get(name, 0.0)) for row in rows] for name in names}
 
 
 @torch.no_grad()
@@ -46,12 +70,12 @@ def judge(
     chunk: int = 256,
     rows_at_once: int = 4,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """{measure: {model: {name: value}}} over the first `rows` of a source; also the measure `speed`.
+) -> Judged:
+    """Every measure of every model over the first `rows` of a source; also the measure `speed`.
 
     The model called 'teacher' is what the others are compared with.
     """
-    seen = {name: _Seen({}) for name in models}
+    seen, addresses = {name: _Seen({}) for name in models}, list[str]()
     for model in models.values():
         model.eval()
     for model in models.values():  # the first pass pays for what later ones find ready
@@ -61,16 +85,21 @@ def judge(
             if stop():
                 raise Interrupted("Stopped while evaluating; the same command measures again.")
             size = min(rows_at_once, rows - start)
-            _batch(
-                models,
-                seen,
-                source.batch(range(start, start + size)).to(device),
-                measures,
-                vocab,
-                chunk,
-            )
+            batch = source.batch(range(start, start + size))
+            addresses += batch.addresses
+            _batch(models, seen, batch.to(device), measures, vocab, _parts(batch, start, chunk))
             bar.advance(size)
-    return _finished(seen, measures)
+    return _finished(seen, measures, addresses)
+
+
+def _parts(batch: Batch, first: int, chunk: int) -> list[tuple[int, slice]]:
+    """The tokens that count, `chunk` at most and of one row at a time: (row, where among those that count)."""
+    found, begin = list[tuple[int, slice]](), 0
+    for row, count in enumerate((batch.weights != 0).sum(1).tolist()):
+        end = begin + count
+        found += [(first + row, slice(at, min(at + chunk, end))) for at in range(begin, end, chunk)]
+        begin = end
+    return found
 
 
 def _batch(
@@ -79,7 +108,7 @@ def _batch(
     batch: Batch,
     measures: Sequence[tuple[Measure, dict[str, Any]]],
     vocab: int,
-    chunk: int,
+    parts: Sequence[tuple[int, slice]],
 ) -> None:
     hidden = {}
     for name, model in models.items():
@@ -88,8 +117,7 @@ def _batch(
         seen[name].seconds += _now(batch) - begun
         seen[name].tokens += batch.input_ids.numel()
     rows, label_bytes = batch.rows, batch.pick(batch.label_bytes.flatten())
-    for first in range(0, label_bytes.shape[0], chunk):
-        part = slice(first, first + chunk)
+    for row, part in parts:
         teacher = None
         for name, model in models.items():  # the teacher is the first
             begun = _now(batch)
@@ -98,7 +126,7 @@ def _batch(
             teacher = logits if name == "teacher" else teacher
             for measure, options in measures:
                 values = measure(logits, teacher, rows[part], label_bytes[part], **options)
-                seen[name].add(measure.__name__, values)
+                seen[name].add(measure.__name__, row, values)
 
 
 def _now(batch: Batch) -> float:
@@ -108,18 +136,24 @@ def _now(batch: Batch) -> float:
 
 
 def _finished(
-    seen: dict[str, _Seen], measures: Sequence[tuple[Measure, dict[str, Any]]]
-) -> dict[str, dict[str, dict[str, float]]]:
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for measure, _ in measures:
-        finish = sys.modules[measure.__module__].finish
-        name = measure.__name__
-        found[name] = {
-            model: finish({key: float(value) for key, value in kept.sums[name].items()})
-            for model, kept in seen.items()
+    seen: dict[str, _Seen],
+    measures: Sequence[tuple[Measure, dict[str, Any]]],
+    addresses: list[str],
+) -> Judged:
+    finishes = {measure.__name__: sys.modules[measure.__module__].finish for measure, _ in measures}
+    rows = {
+        name: {model: kept.rows(name, len(addresses)) for model, kept in seen.items()}
+        for name in finishes
+    }
+    found: dict[str, dict[str, dict[str, float]]] = {
+        name: {
+            model: finishes[name]({key: math.fsum(each) for key, each in sums.items()})
+            for model, sums in models.items()
         }
+        for name, models in rows.items()
+    }
     found["speed"] = {
         model: {"tokens_per_second": kept.tokens / max(kept.seconds, 1e-9)}
         for model, kept in seen.items()
     }
-    return found
+    return Judged(found, rows, finishes, addresses)

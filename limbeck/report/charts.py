@@ -6,7 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
-from limbeck.report.collect import Curves, Facts
+from limbeck.report.collect import Curves, Facts, within
 
 # Two of Okabe and Ito's colours, which people with any colour vision tell apart on black and on white.
 COLOURS = {"student": "#0072b2", "control": "#d55e00"}
@@ -89,14 +89,25 @@ def bars(found: Facts, title: str, axis: str, measure: str, key: str) -> go.Figu
     if len(values) < 2:
         return None
     colours = [COLOURS.get(model, "#7f7f7f") for model in values]
+    ends = [
+        within(found, measure, "intervals", model, key) or [values[model]] * 3 for model in values
+    ]
+    whiskers = {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, _, high in ends],
+        "arrayminus": [value - low for value, low, _ in ends],
+        "color": "#7f7f7f",
+    }
     figure = go.Figure(
         go.Bar(
             x=list(values),
             y=list(values.values()),
             marker_color=colours,
             text=[f"{value:.4g}" for value in values.values()],
-            textposition="outside",
-            cliponaxis=False,
+            textposition="inside",
+            insidetextanchor="middle",
+            error_y=whiskers,
         )
     )
     figure.update_layout(

@@ -10,6 +10,7 @@ from limbeck import files
 from limbeck.errors import LimbeckError
 
 Line = dict[str, Any]
+_SURE = ("intervals", "differences", "gap_intervals", "confidence")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Curves:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report shows. figures: {measure: {model: {name: value}}}."""
+    """All that a report shows. figures: {measure: {model: {name: value}}}.
+
+    sure: {measure: {'intervals': {model: {name: [value, low, high]}}, 'differences': {pair: …}, 'gap_intervals': {name: …}}}.
+    """
 
     name: str
     recipe: str
@@ -42,6 +46,7 @@ class Facts:
     curves: list[Curves]
     figures: dict[str, dict[str, dict[str, float]]]
     gaps: dict[str, float] = field(default_factory=dict)
+    sure: dict[str, Line] = field(default_factory=dict)
     about: Line = field(default_factory=dict)
     samples: Line = field(default_factory=dict)
 
@@ -52,6 +57,7 @@ def facts(run: Path) -> Facts:
         raise LimbeckError(f"{run} is no run: it has no recipe.yaml.")
     figures: dict[str, dict[str, dict[str, float]]] = {}
     gaps: dict[str, float] = {}
+    sure: dict[str, Line] = {}
     about: Line = {}
     samples: Line = {}
     for path in sorted((run / "evaluation").glob("*.json")):
@@ -61,6 +67,7 @@ def facts(run: Path) -> Facts:
             continue
         figures[path.stem] = found["models"]
         gaps |= found.get("gap_recovered", {})
+        sure[path.stem] = {key: found[key] for key in _SURE if key in found}
         about = {key: found[key] for key in ("command", "source", "rows", "length")}
     arms = [Curves("student", _lines(run)), Curves("control", _lines(run / "control"))]
     provenance = run / "provenance.json"
@@ -71,6 +78,7 @@ def facts(run: Path) -> Facts:
         curves=[arm for arm in arms if arm.lines],
         figures=figures,
         gaps=gaps,
+        sure=sure,
         about=about,
         samples=samples,
     )
@@ -111,13 +119,29 @@ def table(found: Facts) -> tuple[list[str], list[list[str]]]:
         cells = []
         for measure, key, _, form in shown:
             value = found.figures[measure].get(model, {}).get(key)
-            cells.append("–" if value is None else form.format(value))
+            ends = within(found, measure, "intervals", model, key)
+            cells.append("–" if value is None else form.format(value) + _ends(ends, form))
         rows.append([model, *cells])
     return ["model", *(heading for _, _, heading, _ in shown)], rows
 
 
+def within(found: Facts, measure: str, *keys: str) -> list[float] | None:
+    """[value, low, high] of a figure, or None where nobody knows how sure it is."""
+    here: Any = found.sure.get(measure, {})
+    for key in keys:
+        here = here.get(key) if isinstance(here, dict) else None
+    return here if isinstance(here, list) else None
+
+
+def _ends(ends: list[float] | None, form: str) -> str:
+    """The interval behind a figure: nothing where it is a point, such as the teacher's distance to itself."""
+    if ends is None or ends[1] == ends[2]:
+        return ""
+    return f" ({form.format(ends[1])} to {form.format(ends[2])})"
+
+
 def verdict(found: Facts) -> str:
-    """One sentence: did distillation help? By how much, against a control that saw the same text."""
+    """One sentence: did distillation help? By how much, against a control that saw the same text, and how sure that is."""
     bits, kl = found.figures.get("bits_per_byte", {}), found.figures.get("agreement", {})
     if not found.figures:
         return "This run has not been evaluated yet."
@@ -126,14 +150,30 @@ def verdict(found: Facts) -> str:
     if "control" not in bits:
         return "This run has no control arm, so nobody can tell whether distillation helped."
     gain = bits["control"]["bits_per_byte"] - bits["student"]["bits_per_byte"]
-    parts = [_better(gain, "bits per byte of held-out text")]
+    parts = [
+        _better(
+            gain, "bits per byte of held-out text", _behind(found, "bits_per_byte", "bits_per_byte")
+        )
+    ]
     if "control" in kl:
         closer = kl["control"]["kl_to_teacher"] - kl["student"]["kl_to_teacher"]
-        parts.append(_better(closer, "nats of KL to the teacher"))
+        ends = _behind(found, "agreement", "kl_to_teacher")
+        parts.append(_better(closer, "nats of KL to the teacher", ends))
     return f"Against a control that learned from the same text alone, the student is {'; it is '.join(parts)}."
 
 
-def _better(gain: float, unit: str) -> str:
+def _behind(found: Facts, measure: str, key: str) -> tuple[float, float] | None:
+    """The ends of the interval of control minus student: how much the student is better."""
+    ends = within(found, measure, "differences", "student - control", key)
+    return None if ends is None else (-ends[2], -ends[1])
+
+
+def _better(gain: float, unit: str, ends: tuple[float, float] | None) -> str:
     if gain == 0:
         return f"equal in {unit}"
-    return f"{'better' if gain > 0 else 'worse'} by {abs(gain):.4f} {unit}"
+    word = "better" if gain > 0 else "worse"
+    if ends is None:
+        return f"{word} by {abs(gain):.4f} {unit}"
+    low, high = sorted(end if gain > 0 else -end for end in ends)
+    told = f"{word} by {abs(gain):.4f} {unit} (95 %: {low:.4f} to {high:.4f})"
+    return told if low > 0 else f"{told}, which these rows do not tell from no difference"

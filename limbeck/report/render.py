@@ -45,7 +45,21 @@ def html(found: collect.Facts) -> str:
 
 
 def _gaps(found: collect.Facts) -> list[tuple[str, str]]:
-    return [(charts.words(key), f"{value:.1%}") for key, value in found.gaps.items()]
+    return [
+        (charts.words(key), f"{value:.1%}{_range(found, key)}") for key, value in found.gaps.items()
+    ]
+
+
+def _range(found: collect.Facts, key: str) -> str:
+    ends = next(
+        (
+            one["gap_intervals"][key]
+            for one in found.sure.values()
+            if key in one.get("gap_intervals", {})
+        ),
+        None,
+    )
+    return "" if ends is None else f" ({ends[1]:.1%} to {ends[2]:.1%})"
 
 
 def _flat(tree: dict[str, Any], before: str = "") -> list[tuple[str, str]]:

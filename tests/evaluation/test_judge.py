@@ -26,9 +26,13 @@ def judged(**changes):
     return judge(models(), tiny_run.Ragged(), MEASURES, **(asked | changes))
 
 
+def figures(**changes):
+    return judged(**changes).figures
+
+
 def test_figures_equal_those_of_whole_passes():
     batch = tiny_run.Ragged().batch(range(6))
-    found = judged()
+    found = figures()
     with torch.no_grad():
         logits = {n: m(batch.input_ids).logits.flatten(0, 1) for n, m in models().items()}
     for name, value in logits.items():
@@ -44,14 +48,28 @@ def test_figures_equal_those_of_whole_passes():
 
 
 def test_neither_chunks_nor_batches_change_a_figure():
-    one, other = judged(), judged(chunk=1000, rows_at_once=1)
+    one, other = figures(), figures(chunk=1000, rows_at_once=1)
     for measure in ("bits_per_byte", "agreement"):
-        for model, figures in one[measure].items():
-            assert other[measure][model] == pytest.approx(figures, rel=1e-5, abs=1e-6)
+        for model, values in one[measure].items():
+            assert other[measure][model] == pytest.approx(values, rel=1e-5, abs=1e-6)
+
+
+def test_rows_are_kept_by_themselves_and_add_up():
+    found = judged(chunk=3)
+    assert len(found.addresses) == len(set(found.addresses)) == 6
+    for row in range(6):
+        alone = tiny_run.Ragged().batch([row])
+        with torch.no_grad():
+            logits = models()["student"](alone.input_ids).logits.flatten(0, 1)
+        wanted = bits_per_byte(logits, None, tiny.every(alone), alone.label_bytes.flatten())
+        kept = found.rows["bits_per_byte"]["student"]
+        assert {name: values[row] for name, values in kept.items()} == pytest.approx(
+            {name: float(value) for name, value in wanted.items()}, rel=1e-5
+        )
 
 
 def test_every_model_gets_a_speed():
-    speeds = judged()["speed"]
+    speeds = figures()["speed"]
     assert set(speeds) == {"teacher", "student", "control"}
     assert all(row["tokens_per_second"] > 0 for row in speeds.values())
 
