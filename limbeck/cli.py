@@ -174,6 +174,22 @@ def report(run: RunPath) -> None:
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs' folders; the first is what others stand beside.")
+    ],
+    *,
+    html: Annotated[Path | None, typer.Option(help="A page to write, with charts.")] = None,
+    json: Annotated[Path | None, typer.Option(help="A file to write all of it to.")] = None,
+) -> None:
+    """Puts runs beside each other: figures with intervals, differences on the same rows, seeds as one."""
+    from limbeck import contrasting
+
+    for line in contrasting.show(runs, html, json):
+        Console().print(line, soft_wrap=True, highlight=False)
+
+
+@app.command()
 def verify(run: RunPath) -> None:
     """Checks every manifest under a run (or a cache) again, byte by byte."""
     from limbeck import verifying

@@ -6,6 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
+from limbeck.report import pages
 from limbeck.report.collect import Curves, Facts, within
 
 # Two of Okabe and Ito's colours, which people with any colour vision tell apart on black and on white.
@@ -71,11 +72,7 @@ def curve(
         title=title,
         xaxis_title="tokens",
         yaxis_title=axis,
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 64, "r": 16, "t": 48, "b": 48},
-        height=320,
+        **pages.LAYOUT,
         hovermode="x unified",
         legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
     )
@@ -92,12 +89,9 @@ def bars(found: Facts, title: str, axis: str, measure: str, key: str) -> go.Figu
     ends = [
         within(found, measure, "intervals", model, key) or [values[model]] * 3 for model in values
     ]
-    whiskers = {
-        "type": "data",
-        "symmetric": False,
+    whiskers = pages.WHISKERS | {
         "array": [high - value for value, _, high in ends],
         "arrayminus": [value - low for value, low, _ in ends],
-        "color": "#7f7f7f",
     }
     figure = go.Figure(
         go.Bar(
@@ -110,11 +104,7 @@ def bars(found: Facts, title: str, axis: str, measure: str, key: str) -> go.Figu
             error_y=whiskers,
         )
     )
-    figure.update_layout(
-        title=title, yaxis_title=axis, template="none", height=320, xaxis_showgrid=False,
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 64, "r": 16, "t": 48, "b": 48},
-    )  # fmt: skip
+    figure.update_layout(**pages.LAYOUT, title=title, yaxis_title=axis, xaxis_showgrid=False)
     return figure
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from plotly.offline import get_plotlyjs
-
 from limbeck import files
-from limbeck.report import charts, collect
+from limbeck.report import charts, collect, pages
 
 
 def write(run: Path) -> Path:
@@ -24,23 +20,18 @@ def write(run: Path) -> Path:
 
 def html(found: collect.Facts) -> str:
     """One self-contained page: no file, font or script is fetched."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = resources.files("limbeck.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     headings, rows = collect.table(found)
-    drawn = charts.all_charts(found)
-    return environment.from_string(page).render(
-        found=found,
-        verdict=collect.verdict(found),
-        headings=headings,
-        rows=rows,
-        gaps=_gaps(found),
-        charts=[said for said, _ in drawn],
-        # A closing tag inside a script would end it, whatever quotes it stands in.
-        figures=json.dumps([json.loads(figure.to_json()) for _, figure in drawn]).replace(
-            "</", "<\\/"
-        ),
-        plotly=get_plotlyjs(),
-        provenance=_flat(found.provenance),
+    return pages.filled(
+        "page.html.jinja",
+        charts.all_charts(found),
+        {
+            "found": found,
+            "verdict": collect.verdict(found),
+            "headings": headings,
+            "rows": rows,
+            "gaps": _gaps(found),
+            "provenance": _flat(found.provenance),
+        },
     )
 
 

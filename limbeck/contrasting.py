@@ -1,0 +1,163 @@
+"""Several runs beside each other: seeds as one, paired on the rows that all were judged on, and who is beaten by nobody."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from limbeck import files, names
+from limbeck.confidence import ROLES
+from limbeck.errors import LimbeckError
+from limbeck.intervals import LEAST, Resampled, figures
+from limbeck.report import collect
+from limbeck.report import contrast as drawn
+from limbeck.report.entries import Entry, Judged
+from limbeck.strict import parse_yaml
+
+MEASURES = (("bits_per_byte", "bits_per_byte"), ("agreement", "kl_to_teacher"))
+"""What runs are compared by: (measure, figure), both lower where better."""
+_FREE = ("name", "seed", "runs", "resume", "log_every", "evaluate")
+_SEED = re.compile(r"[-_.]?(seed[-_]?)?\d+$")
+
+
+def show(paths: Sequence[Path], html: Path | None, json: Path | None) -> Iterator[Table | str]:
+    """What is printed of a comparison; writes the page and the file that are asked for."""
+    entries = contrast(paths)
+    headings, rows = drawn.table(entries)
+    table = Table(*headings, title="On held-out text; intervals hold 95 %")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    yield table
+    if any(not one.paired for one in entries):
+        yield "Some were judged on other rows: bits per byte compare, but unpaired; KL does not."
+    if html is not None:
+        files.write_bytes(html, drawn.html(entries).encode())
+        yield f"Page: {escape(str(html))}"
+    if json is not None:
+        files.write_json(json, drawn.plain(entries))
+        yield f"File: {escape(str(json))}"
+
+
+def contrast(paths: Sequence[Path]) -> list[Entry]:
+    """An entry for each kind of run in the order given, then the control and the teacher that they share."""
+    if len(set(map(Path.resolve, paths))) != len(paths):
+        raise LimbeckError("compare: a run is named twice. Wanted: each once.")
+    groups: dict[str, Entry] = {}
+    for path in paths:
+        for key, one in _models(path):
+            title = one.model if one.model == "teacher" else _title(path, one.model)
+            groups.setdefault(key, Entry(title, [])).runs.append(one)
+    entries = [one for role in ROLES for one in groups.values() if one.first.model == role]
+    _named_apart(entries)
+    for entry in entries:
+        _judged(entry, entries[0])
+    return entries
+
+
+def _models(path: Path) -> list[tuple[str, Judged]]:
+    """The models of a run, each with what makes it the same as another run's but for seeds."""
+    facts = collect.facts(path)
+    if not facts.figures:
+        raise LimbeckError(
+            f"compare: {path} has no figures. Wanted: 'limbeck evaluate {path}' first."
+        )
+    recipe = parse_yaml(facts.recipe, str(path / "recipe.yaml"))
+    same = {key: value for key, value in recipe.items() if key not in _FREE}
+    # Whatever the student's arm was told of it, the control learns from labels alone.
+    alone = {key: same.get(key) for key in ("student", "tokenizer")} | {
+        "stages": _plain_stages(same)
+    }
+    identity = {"student": same, "control": alone, "teacher": _teacher(same)}
+    rows, of = _rows(path)
+    models = next(iter(facts.figures.values()))
+    found = []
+    for model in models:
+        kind = files.digest(files.canonical([model, identity.get(model, same)]))
+        mine = {measure: sums[model] for measure, sums in rows.items() if model in sums}
+        found.append((kind, Judged(facts, model, int(recipe.get("seed", 0)), mine, of)))
+    return found
+
+
+def _teacher(recipe: dict[str, Any]) -> Any:
+    """What a teacher is, however it was asked: live, or from a cache."""
+    part = recipe.get("teacher") or {}
+    options = next(iter(part.values())) if isinstance(part, dict) and len(part) == 1 else part
+    return options.get("model", part) if isinstance(options, dict) else part
+
+
+def _plain_stages(recipe: dict[str, Any]) -> list[Any]:
+    kept = ("source", "budget", "rows_per_step", "optimizer", "train")
+    return [{key: stage.get(key) for key in kept} for stage in recipe.get("stages", [])]
+
+
+def _rows(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    rows, of = {}, {}
+    for measure, _ in MEASURES:
+        file = path / "evaluation" / f"{measure}.json"
+        found = files.read_json(file) if file.is_file() else {}
+        if "row_sums" in found:
+            rows[measure], of[measure] = found["row_sums"], found["rows_of"]
+    return rows, of
+
+
+def _title(path: Path, model: str) -> str:
+    name = path.resolve().name
+    return name if model == "student" else f"{model} of {name}"
+
+
+def _named_apart(entries: list[Entry]) -> None:
+    """Several seeds are called by what their names share, unless that names another entry as well."""
+    short = {id(one): _SEED.sub("", one.title) or one.title for one in entries}
+    names_ = list(short.values())
+    for one in entries:
+        if len(one.runs) > 1 and names_.count(short[id(one)]) == 1:
+            one.title = short[id(one)]
+
+
+def _judged(entry: Entry, base: Entry) -> None:
+    """Intervals of an entry's figures, and of how far they are from the first entry's."""
+    for measure, key in MEASURES:
+        mine, theirs = _sums(entry, measure), _sums(base, measure)
+        if mine is None or len(next(iter(mine.values()))) < LEAST:
+            continue
+        finish = sys.modules[names.find("evaluation", measure).__module__].finish
+        draws = Resampled(len(next(iter(mine.values()))))
+        found = figures(draws, mine, finish)[key]
+        if one := draws.interval(found):
+            entry.intervals[key] = one
+        if theirs is None or entry is base:
+            continue
+        if entry.first.of[measure] == base.first.of[measure]:
+            other = figures(draws, theirs, finish)[key]
+        elif measure == "bits_per_byte" and len(next(iter(theirs.values()))) >= LEAST:
+            entry.paired = False
+            # Other rows, such as another tokenizer makes of the same text: drawn by themselves.
+            apart = Resampled(len(next(iter(theirs.values()))), seed=1)
+            other = _as_long(figures(apart, theirs, finish)[key], apart.blocks, draws.blocks)
+        else:
+            continue
+        if difference := draws.interval(found - other):
+            entry.against[key] = difference
+
+
+def _as_long(values: Any, blocks: int, wanted: int) -> Any:
+    """The draws of other rows with as many of them left out once; leaving one out says nothing of the other side."""
+    return np.concatenate([values[:1], np.full(wanted, values[0]), values[blocks + 1 :]])
+
+
+def _sums(entry: Entry, measure: str) -> dict[str, Any] | None:
+    """Sums of each row, the mean over seeds; None where a seed has none, or other rows."""
+    every = [one.rows.get(measure) for one in entry.runs]
+    same = all(one.of.get(measure) == entry.first.of.get(measure) for one in entry.runs)
+    if not same or any(one is None for one in every):
+        return None
+    first = every[0]
+    assert first is not None
+    return {name: np.mean([one[name] for one in every if one], axis=0) for name in first}
