@@ -13,7 +13,12 @@ from limbeck.report.entries import Entry, unbeaten
 
 BITS, KL = ("bits_per_byte", "bits_per_byte"), ("agreement", "kl_to_teacher")
 _SIZE, _SPEED = ("models", "parameters"), ("speed", "tokens_per_second")
+_SPACE = "\u00a0"  # which no line is broken at
+_TO = f"{_SPACE}to{_SPACE}"
 Value = Callable[[Entry], float | None]
+# Okabe and Ito's, which people with any colour vision tell apart; shapes tell them apart in print.
+_HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#7f7f7f")
+_MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
 # What quality is set against: title, unit, value, and whether less of it is better.
 AXES: tuple[tuple[str, str, Value, bool], ...] = (
     ("size", "parameters", lambda one: one.value(*_SIZE), True),
@@ -55,15 +60,15 @@ def _sure(one: Entry, figure: tuple[str, str]) -> str:
         return "–"
     told = f"{value:.4f}"
     if ends is not None and ends.low != ends.high:
-        told += f" ({ends.low:.4f} to {ends.high:.4f})"
-    each = one.each(*figure)
-    return told + (f", seeds {min(each):.4f} to {max(each):.4f}" if len(each) > 1 else "")
+        told += f" ({ends.low:.4f}{_TO}{ends.high:.4f})"
+    low, high = (f"{end(one.each(*figure)):.4f}" for end in (min, max))
+    return told if low == high else f"{told}, seeds{_SPACE}{low}{_TO}{high}"
 
 
 def _beside(difference: Interval | None, *, paired: bool) -> str:
     if difference is None:
         return "–"
-    told = f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+    told = f"{difference.value:+.4f} ({difference.low:+.4f}{_TO}{difference.high:+.4f})"
     if not difference.certain:
         told += ", may be none"
     return told if paired else f"{told}, other rows"
@@ -97,33 +102,33 @@ def _pareto(
         return None
     best = unbeaten([(x if less else -x, y) for _, x, y in points])
     line = sorted((points[at][1], points[at][2]) for at in best)
-    ends = [one.intervals.get(BITS[1]) for one, _, _ in points]
     figure = go.Figure()
     figure.add_scatter(
         x=[x for x, _ in line], y=[y for _, y in line], mode="lines", name="beaten by nobody",
         line={"color": "#7f7f7f", "dash": "dot"}, hoverinfo="skip",
     )  # fmt: skip
-    figure.add_scatter(
-        x=[x for _, x, _ in points],
-        y=[y for _, _, y in points],
-        mode="markers+text",
-        text=[one.title for one, _, _ in points],
-        textposition="top center",
-        marker={"size": 10, "color": "#0072b2"},
-        error_y=_whiskers([y for _, _, y in points], ends),
-        name="runs",
-    )
-    layout = pages.LAYOUT | {"title": f"Quality and {title}", "showlegend": False}
+    for number, (one, x, y) in enumerate(points):
+        figure.add_scatter(
+            x=[x],
+            y=[y],
+            mode="markers",
+            name=one.title,
+            marker={
+                "size": 11,
+                "color": _HUES[number % len(_HUES)],
+                "symbol": _MARKS[number % len(_MARKS)],
+            },
+            error_y=_whisker(y, one.intervals.get(BITS[1])),
+        )
+    layout = pages.LAYOUT | {"title": f"Quality and {title}", "height": 420}
     figure.update_layout(**layout, xaxis_title=unit, yaxis_title="bits per byte (lower is better)")
+    figure.update_layout(legend={"orientation": "h", "y": -0.32, "yanchor": "top"})
     return figure
 
 
-def _whiskers(values: Sequence[float], ends: Sequence[Interval | None]) -> dict[str, Any]:
-    pairs = [(v, e) for v, e in zip(values, ends, strict=True)]
-    return pages.WHISKERS | {
-        "array": [e.high - v if e else 0.0 for v, e in pairs],
-        "arrayminus": [v - e.low if e else 0.0 for v, e in pairs],
-    }
+def _whisker(value: float, ends: Interval | None) -> dict[str, Any]:
+    above, below = (ends.high - value, value - ends.low) if ends else (0.0, 0.0)
+    return pages.WHISKERS | {"array": [above], "arrayminus": [below]}
 
 
 def html(entries: Sequence[Entry]) -> str:
