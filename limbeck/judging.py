@@ -15,6 +15,7 @@ from limbeck import assembly, confidence, files, loading
 from limbeck.assembly import Ground
 from limbeck.evaluation._judge import Judged, judge
 from limbeck.evaluation._sample import greedy
+from limbeck.evaluation._tokens import disagreement
 from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Evaluate
@@ -23,7 +24,7 @@ from limbeck.report import collect
 Figures = dict[str, dict[str, dict[str, float]]]
 """{measure: {model: {name: value}}}"""
 
-SAMPLES, MODELS = "samples", "models"
+SAMPLES, TOKENS, MODELS = "samples", "tokens", "models"
 _HIGHER_IS_BETTER = ("top_1_agreement",)
 # Which figure of which measure tells how much of the gap was recovered.
 GAPS = (
@@ -79,6 +80,10 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
         for name, model in models.items()
     }
     _write_samples(base, folder, models, asked)
+    if {"teacher", "student"} <= set(models):
+        first = source.batch([0]).to(base.device)
+        told = disagreement(models, base.tokenizer, first, vocab=base.vocab)
+        files.write_json(folder.evaluation(TOKENS), about | {"row": 0, "tokens": told})
     for measure, figures in found.figures.items():
         _write(folder, measure, figures, about | _worth(found, measure))
     _write(folder, MODELS, sizes, about)  # last: it says that the others are there
@@ -157,7 +162,7 @@ def read(folder: Folder) -> Figures:
     """The figures that a run's folder holds."""
     found: Figures = {}
     for path in sorted((folder.path / "evaluation").glob("*.json")):
-        if path.stem != SAMPLES:
+        if path.stem not in (SAMPLES, TOKENS):
             found[path.stem] = files.read_json(path)["models"]
     return found
 

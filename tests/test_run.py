@@ -57,7 +57,8 @@ def test_everything_that_a_run_promises_is_there(finished):
         assert AutoModelForCausalLM.from_pretrained(arm.export).config.num_hidden_layers == 2
     written = {path.name for path in (finished.path / "evaluation").iterdir()}
     assert written == {
-        f"{name}.json" for name in ("agreement", "bits_per_byte", "models", "samples", "speed")
+        f"{name}.json"
+        for name in ("agreement", "bits_per_byte", "models", "samples", "speed", "tokens")
     }
     assert (finished.path / "report.html").stat().st_size > 1_000_000
     assert "student" in (finished.path / "report.md").read_text()

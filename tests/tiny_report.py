@@ -38,6 +38,12 @@ def folder(
         gaps = {"gap_recovered": {"bits_per_byte": 0.5}} if measure == "bits_per_byte" else {}
         found = {"measure": measure, **about, "models": rows, **gaps}
         files.write_json(run / f"evaluation/{measure}.json", found)
+    first = {model: [["<b>", 0.5], [" it", 0.25]] for model in ("teacher", "student")}
+    tokens = [
+        {"text": text, "counted": True, "likeliest": first, "said": {"teacher": 0.5, "student": 0.25}, "kl": {"student": nats}}
+        for text, nats in (("Once", 0.0), (" <i>upon", 1.0), (" a", 9.0))
+    ]  # fmt: skip
+    files.write_json(run / "evaluation/tokens.json", {**about, "row": 0, "tokens": tokens})
     samples = {"prompt": prompt, "models": dict.fromkeys(models, f"{prompt} upon a time")}
     files.write_json(run / "evaluation/samples.json", samples)
     return run

@@ -49,6 +49,7 @@ class Facts:
     sure: dict[str, Line] = field(default_factory=dict)
     about: Line = field(default_factory=dict)
     samples: Line = field(default_factory=dict)
+    tokens: list[Line] = field(default_factory=list)
 
 
 def facts(run: Path) -> Facts:
@@ -60,10 +61,14 @@ def facts(run: Path) -> Facts:
     sure: dict[str, Line] = {}
     about: Line = {}
     samples: Line = {}
+    tokens: list[Line] = []
     for path in sorted((run / "evaluation").glob("*.json")):
         found = files.read_json(path)
         if path.stem == "samples":
             samples = found
+            continue
+        if path.stem == "tokens":
+            tokens = found["tokens"]
             continue
         figures[path.stem] = found["models"]
         gaps |= found.get("gap_recovered", {})
@@ -81,6 +86,7 @@ def facts(run: Path) -> Facts:
         sure=sure,
         about=about,
         samples=samples,
+        tokens=tokens,
     )
 
 

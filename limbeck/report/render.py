@@ -9,6 +9,9 @@ from typing import Any
 from limbeck import files
 from limbeck.report import charts, collect, pages
 
+# Nats of KL at which a token is as dark as it gets.
+_DARKEST = 4.0
+
 
 def write(run: Path) -> Path:
     """Writes both reports into the run's folder. Returns the path of report.html."""
@@ -30,9 +33,22 @@ def html(found: collect.Facts) -> str:
             "headings": headings,
             "rows": rows,
             "gaps": _gaps(found),
+            "tokens": [_token(one) for one in found.tokens],
             "provenance": _flat(found.provenance),
         },
     )
+
+
+def _token(one: dict[str, Any]) -> dict[str, Any]:
+    """A token as the page shows it: its shade from 0 to 1, and what is told of it."""
+    nats = one["kl"].get("student", 0.0)
+    lines = [
+        f"{model}: {one['said'][model]:.1%} for this; "
+        + ", ".join(f"{text!r} {chance:.1%}" for text, chance in one["likeliest"][model])
+        for model in one["likeliest"]
+    ]
+    told = f"{one['text']!r}: {nats:.2f} nats apart\n" + "\n".join(lines)
+    return {"text": one["text"], "shade": round(min(1.0, nats / _DARKEST), 2), "told": told}
 
 
 def _gaps(found: collect.Facts) -> list[tuple[str, str]]:

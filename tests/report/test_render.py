@@ -55,3 +55,13 @@ def test_charts_are_named_for_those_who_do_not_see_them(tmp_path):
 def test_a_run_that_was_only_begun_has_a_report(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x\n")
     assert "has not been evaluated yet" in render.write(tmp_path).read_text()
+
+
+def test_tokens_are_shaded_by_how_far_apart_the_models_are(tmp_path):
+    page = render.html(collect.facts(tiny_report.folder(tmp_path)))
+    shades = re.findall(r'<span style="--shade: ([\d.]+)" data-told="([^"]*)">([^<]*)</span>', page)
+    assert [(shade, text) for shade, _, text in shades] == [
+        ("0.0", "Once"), ("0.25", " &lt;i&gt;upon"), ("1.0", " a")
+    ]  # fmt: skip
+    assert "9.00 nats apart" in shades[2][1]
+    assert "teacher: 50.0% for this; &#39;&lt;b&gt;&#39; 50.0%" in shades[2][1]
