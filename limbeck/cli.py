@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -166,8 +167,24 @@ def evaluate(run: RunPath) -> None:
 
 
 @app.command()
-def report(run: RunPath) -> None:
+def report(
+    run: RunPath,
+    *,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Shows it to a browser here, while the run goes on.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --serve; 0 for any.", min=0, max=65535)] = 8123,
+) -> None:
     """Writes report.html and report.md from what a run's folder holds."""
+    if serve:
+        from limbeck.report import serving
+
+        with serving.server(run, port) as here:
+            address = f"http://127.0.0.1:{here.server_address[1]}/"
+            Console().print(f"Report of {escape(str(run))}: {address} (Ctrl-C ends it)")
+            with contextlib.suppress(KeyboardInterrupt):
+                here.serve_forever()
+        return
     from limbeck.report import render
 
     Console().print(f"Report: {render.write(run)}", soft_wrap=True, markup=False)
