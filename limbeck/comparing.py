@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def show(recipe: Recipe, to: Path | None = None) -> None:
     if to is not None:
         files.write_json(to, _plain(text, model.name, teacher, students))
         _say(console, f"{to} is written.")
+
+
+def of_models(models: Mapping[str, nn.Module], source: Source, rows: int) -> dict[str, Any]:
+    """How alike the blocks of trained students and of their teacher are, on the first rows, for programs."""
+    teacher = look(models["teacher"], source, rows)
+    students = []
+    for name, model in models.items():
+        if name != "teacher":
+            looked = look(model, source, rows)
+            students.append(Alike(name, looked, likeness.cka(looked.outputs, teacher.outputs)))
+    text = f"the first {rows} held-out rows of {source.length:,} tokens"
+    return _plain(text, "teacher", teacher, students)
 
 
 def _say(console: Console, text: str) -> None:

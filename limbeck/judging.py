@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from limbeck import assembly, confidence, files, loading
+from limbeck import assembly, comparing, confidence, files, loading
 from limbeck.assembly import Ground
 from limbeck.evaluation._judge import Judged, judge
 from limbeck.evaluation._sample import greedy
@@ -20,11 +20,14 @@ from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Evaluate
 from limbeck.report import collect
+from limbeck.students.pruned import LOOKED_AT
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """{measure: {model: {name: value}}}"""
 
-SAMPLES, TOKENS, MODELS = "samples", "tokens", "models"
+SAMPLES, TOKENS, LAYERS, MODELS = "samples", "tokens", "layers", "models"
+_NO_TABLES = (SAMPLES, TOKENS, LAYERS)
+"""Files of an evaluation that hold no figures by model."""
 _HIGHER_IS_BETTER = ("top_1_agreement",)
 # Which figure of which measure tells how much of the gap was recovered.
 GAPS = (
@@ -84,6 +87,8 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
         first = source.batch([0]).to(base.device)
         told = disagreement(models, base.tokenizer, first, vocab=base.vocab)
         files.write_json(folder.evaluation(TOKENS), about | {"row": 0, "tokens": told})
+        alike = comparing.of_models(models, source, min(rows, LOOKED_AT))
+        files.write_json(folder.evaluation(LAYERS), about | alike)
     for measure, figures in found.figures.items():
         _write(folder, measure, figures, about | _worth(found, measure))
     _write(folder, MODELS, sizes, about)  # last: it says that the others are there
@@ -162,7 +167,7 @@ def read(folder: Folder) -> Figures:
     """The figures that a run's folder holds."""
     found: Figures = {}
     for path in sorted((folder.path / "evaluation").glob("*.json")):
-        if path.stem not in (SAMPLES, TOKENS):
+        if path.stem not in _NO_TABLES:
             found[path.stem] = files.read_json(path)["models"]
     return found
 

@@ -58,7 +58,7 @@ def test_everything_that_a_run_promises_is_there(finished):
     written = {path.name for path in (finished.path / "evaluation").iterdir()}
     assert written == {
         f"{name}.json"
-        for name in ("agreement", "bits_per_byte", "models", "samples", "speed", "tokens")
+        for name in ("agreement", "bits_per_byte", "layers", "models", "samples", "speed", "tokens")
     }
     assert (finished.path / "report.html").stat().st_size > 1_000_000
     assert "student" in (finished.path / "report.md").read_text()

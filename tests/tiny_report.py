@@ -44,6 +44,8 @@ def folder(
         for text, nats in (("Once", 0.0), (" <i>upon", 1.0), (" a", 9.0))
     ]  # fmt: skip
     files.write_json(run / "evaluation/tokens.json", {**about, "row": 0, "tokens": tokens})
+    alike = {"name": "student", "importance": [0.5, 0.5], "paired": [1, 3], "cka": [[0.1, 0.9, 0.2, 0.3], [0.2, 0.3, 0.4, 0.75]]}  # fmt: skip
+    files.write_json(run / "evaluation/layers.json", {**about, "students": [alike]})
     samples = {"prompt": prompt, "models": dict.fromkeys(models, f"{prompt} upon a time")}
     files.write_json(run / "evaluation/samples.json", samples)
     return run

@@ -108,6 +108,35 @@ def bars(found: Facts, title: str, axis: str, measure: str, key: str) -> go.Figu
     return figure
 
 
+def layers(found: Facts) -> go.Figure | None:
+    """How alike each block is to the teacher's block that `at: all` pairs it with, on held-out rows."""
+    figure = go.Figure()
+    for one in found.layers:
+        pairs = list(enumerate(one["paired"]))
+        figure.add_scatter(
+            x=[block for block, _ in pairs],
+            y=[one["cka"][block][theirs] for block, theirs in pairs],
+            text=[f"teacher's block {theirs}" for _, theirs in pairs],
+            mode="lines+markers",
+            name=one["name"],
+            line={
+                "color": COLOURS.get(one["name"], "#009e73"),
+                "dash": DASHES.get(one["name"], "solid"),
+            },
+        )
+    if not figure.data:
+        return None
+    figure.update_layout(
+        **pages.LAYOUT,
+        title="Blocks, alike to the teacher's",
+        xaxis_title="block of the student",
+        yaxis_title="linear CKA",
+        hovermode="x unified",
+        legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
+    )
+    return figure
+
+
 def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
     """Every chart that this run has data for, with what a screen reader says of it."""
     drawn: list[tuple[str, go.Figure | None]] = [
@@ -128,6 +157,9 @@ def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
             ),
         ),
     ]
+    drawn.append(
+        ("How alike each block is to its block of the teacher; 1 is the same", layers(found))
+    )
     for term in terms(found):
         title = f"Training: {words(term)}"
         drawn.append(

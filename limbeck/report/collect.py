@@ -50,6 +50,7 @@ class Facts:
     about: Line = field(default_factory=dict)
     samples: Line = field(default_factory=dict)
     tokens: list[Line] = field(default_factory=list)
+    layers: list[Line] = field(default_factory=list)
 
 
 def facts(run: Path) -> Facts:
@@ -62,6 +63,7 @@ def facts(run: Path) -> Facts:
     about: Line = {}
     samples: Line = {}
     tokens: list[Line] = []
+    layers: list[Line] = []
     for path in sorted((run / "evaluation").glob("*.json")):
         found = files.read_json(path)
         if path.stem == "samples":
@@ -69,6 +71,9 @@ def facts(run: Path) -> Facts:
             continue
         if path.stem == "tokens":
             tokens = found["tokens"]
+            continue
+        if path.stem == "layers":
+            layers = found["students"]
             continue
         figures[path.stem] = found["models"]
         gaps |= found.get("gap_recovered", {})
@@ -87,6 +92,7 @@ def facts(run: Path) -> Facts:
         about=about,
         samples=samples,
         tokens=tokens,
+        layers=layers,
     )
 
 

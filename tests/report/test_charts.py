@@ -45,3 +45,10 @@ def test_only_what_is_in_nats_is_called_so():
         )
     }
     assert [unit.split()[0] for unit in told.values()] == ["nats", "nats", "nats", "mean", "mean"]
+
+
+def test_blocks_are_drawn_beside_those_that_they_are_paired_with(tmp_path):
+    figure = charts.layers(collect.facts(tiny_report.folder(tmp_path)))
+    (line,) = figure.data
+    assert (line.name, list(line.x), list(line.y)) == ("student", [0, 1], [0.9, 0.75])
+    assert line.text[1] == "teacher's block 3"
