@@ -1,4 +1,4 @@
-"""Two doors through which models and text come in: `fetch` what is known by name, and `mirror` what lies on the Hub."""
+"""Three doors through which things come in: `fetch` what is known by name, `mirror` what lies on the Hub, `convert` older caches."""
 
 from __future__ import annotations
 
@@ -87,3 +87,30 @@ def mirror(
         return
     folder = mirroring.mirror(wanted, to or Path("mirrors") / name, workers=workers)
     console.print(f"{name} is in {folder}", soft_wrap=True, markup=False)
+
+
+def convert(
+    old: Annotated[Path, typer.Argument(help="A cache of version 1, or of another tool.")],
+    new: Annotated[Path, typer.Argument(help="The folder to write.")],
+    *,
+    origin: Annotated[
+        str | None, typer.Option("--from", help="The other tool: distillkit or axolotl.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --from: the tokenizer that its ids are of.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="With --from: the teacher's name, for people.")
+    ] = None,
+    values: Annotated[
+        str | None, typer.Option(help="code8, float16, float32 or float64; else as recorded.")
+    ] = None,
+) -> None:
+    """Writes an older cache, or one of DistillKit or axolotl, as a cache of this version."""
+    from limbeck.converting import command
+
+    own_work()
+    said = command.convert(
+        old, new, origin=origin, tokenizer=tokenizer, teacher=teacher, values=values
+    )
+    Console().print(said, soft_wrap=True, markup=False)

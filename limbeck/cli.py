@@ -6,14 +6,14 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from limbeck import bringing, names
+from limbeck import bringing, names, progress
 from limbeck.bringing import own_work
 from limbeck.errors import STOPPED, Interrupted, LimbeckError, RecipeError
 from limbeck.files import FULL
@@ -21,7 +21,6 @@ from limbeck.launching import command as launching
 
 app = typer.Typer(
     name="limbeck",
-    help="Distils large language models. One recipe is one run: limbeck train RECIPE.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,6 +35,18 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe: key.path=value", metavar="[KEY=VALUE]..."),
 ]
+
+
+@app.callback()
+def everywhere(
+    log_format: Annotated[
+        Literal["text", "json"] | None,
+        typer.Option(help="Of what is said on the way: text, or one JSON object a line."),
+    ] = None,
+) -> None:
+    """Distils large language models. One recipe is one run: limbeck train RECIPE.yaml"""
+    if log_format is not None:
+        os.environ[progress.FORMAT] = log_format
 
 
 @app.command("list")
@@ -92,6 +103,7 @@ def show(
 
 app.command()(bringing.fetch)
 app.command()(bringing.mirror)
+app.command()(bringing.convert)
 
 
 @app.command()
@@ -102,10 +114,12 @@ def record(
     world: Annotated[int, typer.Option(help="How many processes record together.", min=1)] = 1,
 ) -> None:
     """Records what the teacher says of a recipe's text into its cache."""
-    from limbeck import fitting, loading, run
+    from limbeck import auditing, fitting, loading, run
 
     own_work()
-    run.record(fitting.check(loading.load(recipe, overrides or ())), rank=rank, world=world)
+    asked = fitting.check(loading.load(recipe, overrides or ()))
+    with auditing.kept("record", Path(asked.runs) / asked.name, asked, overrides or ()):
+        run.record(asked, rank=rank, world=world)
 
 
 @app.command()
@@ -128,10 +142,12 @@ def generate(
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Carries a recipe out: record, train, control, export, evaluate, report. Goes on where it stopped."""
-    from limbeck import fitting, loading, run
+    from limbeck import auditing, fitting, loading, run
 
     own_work()
-    run.carry_out(fitting.check(loading.load(recipe, overrides or ())))
+    asked = fitting.check(loading.load(recipe, overrides or ()))
+    with auditing.kept("train", Path(asked.runs) / asked.name, asked, overrides or ()):
+        run.carry_out(asked)
 
 
 @app.command()
@@ -153,17 +169,21 @@ def prepare(
 @app.command()
 def export(run: RunPath) -> None:
     """Writes the trained student (and its control) as Hugging Face folders, reloaded and compared."""
+    from limbeck import auditing
     from limbeck import run as running
 
-    running.export_again(run)
+    with auditing.kept("export", run):
+        running.export_again(run)
 
 
 @app.command()
 def evaluate(run: RunPath) -> None:
     """Measures teacher, student and control of a run on its held-out text again."""
+    from limbeck import auditing
     from limbeck import run as running
 
-    running.evaluate_again(run)
+    with auditing.kept("evaluate", run):
+        running.evaluate_again(run)
 
 
 @app.command()
@@ -239,34 +259,6 @@ def probe(
     probing.show(asked, json)
 
 
-@app.command()
-def convert(
-    old: Annotated[Path, typer.Argument(help="A cache of version 1, or of another tool.")],
-    new: Annotated[Path, typer.Argument(help="The folder to write.")],
-    *,
-    origin: Annotated[
-        str | None, typer.Option("--from", help="The other tool: distillkit or axolotl.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="With --from: the tokenizer that its ids are of.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="With --from: the teacher's name, for people.")
-    ] = None,
-    values: Annotated[
-        str | None, typer.Option(help="code8, float16, float32 or float64; else as recorded.")
-    ] = None,
-) -> None:
-    """Writes an older cache, or one of DistillKit or axolotl, as a cache of this version."""
-    from limbeck.converting import command
-
-    own_work()
-    said = command.convert(
-        old, new, origin=origin, tokenizer=tokenizer, teacher=teacher, values=values
-    )
-    Console().print(said, soft_wrap=True, markup=False)
-
-
 def main() -> None:
     """The command line. Errors of the user end in one message, not in a traceback."""
     # Before PyTorch is imported: threads that wait by spinning take the cores from whatever else runs here, and
@@ -291,6 +283,9 @@ def main() -> None:
 
 
 def _told(message: object) -> None:
+    if progress.in_json():
+        sys.stderr.write(progress.as_json("error", str(message)))
+        return
     # Escaped: a message may hold brackets, such as limbeck[lora], which are no markup.
     text = f"[red]limbeck:[/red] {escape(str(message))}"
     Console(stderr=True).print(text, soft_wrap=True, highlight=False)

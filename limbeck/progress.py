@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TextIO
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
 SECONDS_BETWEEN_LINES = 10.0
+FORMAT = "LIMBECK_LOG"
+"""The environment variable that asks for lines of JSON, here and in processes that this one starts."""
 
 
 def span(seconds: float) -> str:
@@ -68,7 +72,8 @@ def progress(
     with progress("tokenize", total=400) as bar: bar.advance(3)
     """
     out = sys.stderr if stream is None else stream
-    shown = _silent if _other_rank() else _bar if out.isatty() else _lines
+    plain = _objects if in_json() else _bar if out.isatty() else _lines
+    shown = _silent if _other_rank() else plain
     with shown(description, total, out) as counter:
         counter.done = counter.before = done
         yield counter
@@ -102,6 +107,27 @@ def _bar(description: str, total: int | None, out: TextIO) -> Iterator[Progress]
 
 
 @contextlib.contextmanager
+def _objects(description: str, total: int | None, out: TextIO) -> Iterator[Progress]:
+    last = 0.0
+
+    def show(counter: Progress) -> None:
+        nonlocal last
+        if counter.seconds - last >= SECONDS_BETWEEN_LINES:
+            last = counter.seconds
+            told(counter)
+
+    def told(counter: Progress) -> None:
+        seconds = round(counter.seconds, 3)
+        done = {"done": counter.done, "total": counter.total, "seconds": seconds}
+        out.write(as_json("progress", description, done))
+        out.flush()
+
+    counter = Progress(total, show)
+    yield counter
+    told(counter)
+
+
+@contextlib.contextmanager
 def _lines(description: str, total: int | None, out: TextIO) -> Iterator[Progress]:
     last = 0.0
 
@@ -118,9 +144,24 @@ def _lines(description: str, total: int | None, out: TextIO) -> Iterator[Progres
     out.flush()
 
 
+def in_json() -> bool:
+    """Whether what is said to people is asked for as JSON, one object a line, for a program that collects it."""
+    return os.environ.get(FORMAT) == "json"
+
+
+def as_json(level: str, text: str, more: dict[str, Any] | None = None) -> str:
+    """One line of JSON: time, level (info, note, progress, error), text, and what belongs to it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    found = {"time": now, "level": level, "text": text, **(more or {})}
+    return json.dumps(found, ensure_ascii=False) + "\n"
+
+
 def say(text: str) -> None:
     """One line on standard error, beside the bars."""
     if _other_rank():
         return
-    sys.stderr.write(f"{text}\n")
+    level, plain = (
+        ("note", text.removeprefix("note: ")) if text.startswith("note: ") else ("info", text)
+    )
+    sys.stderr.write(as_json(level, plain) if in_json() else f"{text}\n")
     sys.stderr.flush()

@@ -24,7 +24,7 @@ FLOORS = (
     ("sources", "teachers", "students"),
     ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
-    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "judging", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
+    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "auditing", "judging", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
      "launching", "generating", "bringing"),
     ("cli", "__main__"),
 )  # fmt: skip

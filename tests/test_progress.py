@@ -1,6 +1,7 @@
 """The counter speaks of rate and time left, and a log gets few lines."""
 
 import io
+import json
 
 from limbeck.progress import Progress, progress, say, span
 
@@ -74,3 +75,19 @@ def test_work_that_goes_on_begins_where_it_stood():
 def test_a_line_is_said_on_standard_error(capsys):
     say("export is complete.")
     assert capsys.readouterr() == ("", "export is complete.\n")
+
+
+def test_a_program_is_told_in_objects(capsys, monkeypatch):
+    monkeypatch.setenv("LIMBECK_LOG", "json")
+    say("export is complete.")
+    say("note: an [odd] \u201cthing\u201d\nof two lines")
+    with progress("tokenize", 3) as bar:
+        bar.advance(3)
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(one["level"], one["text"]) for one in told] == [
+        ("info", "export is complete."),
+        ("note", "an [odd] \u201cthing\u201d\nof two lines"),
+        ("progress", "tokenize"),
+    ]
+    assert (told[2]["done"], told[2]["total"]) == (3, 3)
+    assert all(one["time"].endswith("+00:00") for one in told)
