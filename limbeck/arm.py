@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from limbeck import assembly, linking, prints, recorded
+from limbeck import assembly, linking, metering, prints, recorded
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.folder import Folder
@@ -30,7 +31,7 @@ LOOKED_AT = 8
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained, where it is kept, and with whom. title: 'student' or 'control'."""
+    """What is trained, where it is kept, and with whom. title: 'student' or 'control'. tell: who else hears its log."""
 
     base: Ground
     folder: Folder
@@ -38,6 +39,7 @@ class Arm:
     world: parallel.World
     teacher: Callable[[], Teacher | None]
     stop: Callable[[], bool]
+    tell: Callable[[dict[str, Any]], None] | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -196,7 +198,10 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         world=world,
         seed=recipe.seed,
         save=_saver(arm, index, step, adam, kept),
-        log=Log(arm.folder.log, resumed_at=state["step"], stage=stage.name, writes=world.first),
+        log=Log(
+            arm.folder.log, resumed_at=state["step"], stage=stage.name, writes=world.first, tell=arm.tell,
+            fastest=metering.fastest(arm.base, stage, step, teacher, world),
+        ),
         stop=arm.stop,
         checkpoint_every=recipe.checkpoints.every,
         log_every=recipe.log_every,
@@ -204,7 +209,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         tokens=state["tokens"],
         title=f"{arm.title}, {stage.name}",
         saved_at=-1 if begins_at is None else state["step"],
-    )
+    )  # fmt: skip
 
 
 def _looks(arm: Arm, stage: Stage, teacher: Teacher | None) -> projectors.Look:

@@ -154,6 +154,8 @@ def parts(recipe: Recipe) -> list[tuple[str, str, Part | Term]]:
         found.append((f"stages[{index}].source", "sources", stage.source))
         for number, term in enumerate(stage.objective):
             found.append((f"stages[{index}].objective[{number}]", "objectives", term))
+    for number, part in enumerate(recipe.track):
+        found.append((f"track[{number}]", "trackers", part))
     if recipe.evaluate:
         found.append(("evaluate.source", "sources", recipe.evaluate.source))
         for number, measure in enumerate(recipe.evaluate.measures):

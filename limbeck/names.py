@@ -16,7 +16,7 @@ from typing import Any
 from limbeck.errors import RecipeError
 
 HERE = Path(__file__).parent
-FAMILIES = ("objectives", "teachers", "students", "sources", "evaluation", "filters")
+FAMILIES = ("objectives", "teachers", "students", "sources", "evaluation", "filters", "trackers")
 
 
 def members(family: str) -> dict[str, str]:

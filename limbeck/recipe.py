@@ -36,6 +36,7 @@ __all__ = [
     "Recipe",
     "Scheduled",
     "Stage",
+    "Telemetry",
     "Term",
     "value_at",
 ]
@@ -123,6 +124,19 @@ class Evaluate(Frozen):
     sample_tokens: int = Field(default=48, gt=0, description="tokens of that sample")
 
 
+class Telemetry(Frozen):
+    """What is measured of the machine while a run works; it changes no result."""
+
+    every_seconds: float | None = Field(
+        default=2.0, gt=0, description="between two lines of telemetry.jsonl; null for none"
+    )
+    peak_teraflops: float | None = Field(
+        default=None,
+        gt=0,
+        description="a second, of one device in the dtype of `compute`, for model FLOPs utilisation; null takes what is known of well-known GPUs in bfloat16",
+    )
+
+
 class Recipe(Frozen):
     """A whole run."""
 
@@ -159,6 +173,12 @@ class Recipe(Frozen):
     )
     log_every: int = Field(
         default=1, gt=0, description="optimizer steps between lines of log.jsonl"
+    )
+    track: tuple[Part, ...] = Field(
+        default=(), description="who else is told every line of the log, such as `[tensorboard]`"
+    )
+    telemetry: Telemetry = Field(
+        default=Telemetry(), description="what is measured of the machine while a run works"
     )
     resume: str = Field(
         default="auto",

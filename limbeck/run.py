@@ -23,6 +23,8 @@ from limbeck import (
     prints,
     recorded,
     recording,
+    telemetry,
+    tracking,
 )
 from limbeck.arm import Arm, finished, train, trained_student
 from limbeck.assembly import Ground
@@ -41,6 +43,7 @@ from limbeck.types import Teacher
 def carry_out(recipe: Recipe) -> None:
     """Record, train, control, export, evaluate, report. The same call again goes on, or says it is done."""
     stop = Stop()
+    tracking.check(recipe)
     base, world = _begun(recipe)
     recipe = base.recipe
     runs = [
@@ -54,21 +57,26 @@ def carry_out(recipe: Recipe) -> None:
             stack.enter_context(owned(folder.path))
             folder.begin(loading.dump(each.recipe), _identity)
             prints.write(each, folder)
-        _train_all(recipe, runs, world, stop)
+        folders = [folder.path for _, folder in runs]
+        stack.enter_context(
+            telemetry.sampled(folders, recipe.telemetry.every_seconds, world.device)
+        )
+        told = stack.enter_context(contextlib.closing(tracking.Told()))
+        _train_all(recipe, runs, world, stop, told)
         if world.size > 1:
             dist.destroy_process_group()
         for each, folder in runs:
-            _judge(each, folder, stop)
+            _judge(each, folder, stop, told)
         for _, folder in runs:
             judging.tell(folder, render.write(folder.path))
     return None
 
 
-def _judge(base: Ground, folder: Folder, stop: Stop) -> None:
+def _judge(base: Ground, folder: Folder, stop: Stop, told: tracking.Told) -> None:
     """Exports, measures and describes what was trained."""
     _export_all(base, folder, stop)
     if base.recipe.evaluate and not judging.done(folder, base.recipe.evaluate):
-        judging.evaluate(base, folder, stop)
+        told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, stop))
     cards.renew(_plain(base, folder), folder)
 
 
@@ -110,7 +118,16 @@ def _plain(base: Ground, folder: Folder) -> list[Arm]:
 def _identity(text: str) -> str:
     """What makes two runs the same one: all but where its folder is and what does not touch its weights."""
     recipe = loading.build(parse_yaml(text, "recipe.yaml"), "recipe.yaml")
-    free = ("resume", "log_every", "runs", "export", "evaluate", "checkpoints")
+    free = (
+        "resume",
+        "log_every",
+        "runs",
+        "export",
+        "evaluate",
+        "checkpoints",
+        "track",
+        "telemetry",
+    )
     plain = {name: Recipe.model_fields[name].default for name in free}
     return loading.dump(recipe.model_copy(update=plain))
 
@@ -127,14 +144,21 @@ def _prepare(base: Ground, world: parallel.World) -> None:
 
 
 def _train_all(
-    whole: Recipe, runs: list[tuple[Ground, Folder]], world: parallel.World, stop: Stop
+    whole: Recipe,
+    runs: list[tuple[Ground, Folder]],
+    world: parallel.World,
+    stop: Stop,
+    told: tracking.Told | None = None,
 ) -> None:
     for base, _ in runs:
         _prepare(base, world)
     stop.install()  # until here a signal ends the process at once: preparing is whole or absent
     learning, controls = [], []
     for base, folder in runs:
-        student, *alone = arms(base, world, folder, stop, whole=whole)
+        found = arms(base, world, folder, stop, whole=whole)
+        if told is not None:
+            found = [replace(a, tell=told.arm(a.recipe, a.folder).line) for a in found]
+        student, *alone = found
         named = f"student {base.recipe.name}" if len(runs) > 1 else "student"
         learning.append(replace(student, title=named))
         controls += alone
@@ -242,7 +266,9 @@ def _opened(path: Path) -> tuple[Ground, Folder]:
     folder = Folder(path)
     if not folder.recipe.is_file():
         raise LimbeckError(f"{path} is no run: it has no recipe.yaml.")
-    base = _begun(fitting.check(loading.load(folder.recipe)))[0]
+    recipe = fitting.check(loading.load(folder.recipe))
+    tracking.check(recipe)
+    base = _begun(recipe)[0]
     prints.check_models(base, folder)
     return base, folder
 
@@ -267,7 +293,7 @@ def evaluate_again(path: Path) -> None:
         raise RecipeError(
             f"{folder.recipe}: 'evaluate' is not given, so there is no held-out text."
         )
-    with owned(path):
-        judging.evaluate(base, folder, Stop().install())
+    with owned(path), contextlib.closing(tracking.Told()) as told:
+        told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, Stop().install()))
         cards.renew(_plain(base, folder), folder)
         judging.tell(folder, render.write(folder.path))

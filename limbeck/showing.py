@@ -172,7 +172,11 @@ def feature_lines(recipe: Recipe, length: int, tokens: int) -> dict[str, str]:
 
 def _writes(recipe: Recipe) -> list[str]:
     root = f"{recipe.runs}/{recipe.name}"
-    found = [f"{root}/recipe.yaml, provenance.json, log.jsonl"]
+    found = [f"{root}/recipe.yaml, provenance.json, audit.jsonl, log.jsonl, log.csv"]
+    if recipe.telemetry.every_seconds:
+        found.append(f"{root}/telemetry.jsonl (a line every {recipe.telemetry.every_seconds:g} s)")
+    if recipe.track:
+        found.append(f"to trackers: {', '.join(part.name for part in recipe.track)}")
     for index, stage in enumerate(recipe.stages):
         keep = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best
         found.append(f"{root}/stages/{index + 1}-{stage.name}/checkpoints/ ({keep} at most)")

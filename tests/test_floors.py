@@ -22,9 +22,9 @@ FLOORS = (
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "filters", "report", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence",
+    ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
-    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "auditing", "judging", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
+    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "arm", "metering", "tracking", "auditing", "judging", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
      "launching", "generating", "bringing"),
     ("cli", "__main__"),
 )  # fmt: skip

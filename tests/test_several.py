@@ -62,9 +62,13 @@ def test_each_has_the_weights_that_it_gets_alone(folders, place):
 
 
 def test_the_same_command_says_that_all_is_done(folders, place, capsys):
-    before = tiny_folder.contents(place / "runs" / "two" / "students", "report.html", "report.md")
+    before = tiny_folder.contents(
+        place / "runs" / "two" / "students", "report.html", "report.md", "telemetry.jsonl"
+    )
     run.carry_out(asked(place, student=None, students=STUDENTS))
-    after = tiny_folder.contents(place / "runs" / "two" / "students", "report.html", "report.md")
+    after = tiny_folder.contents(
+        place / "runs" / "two" / "students", "report.html", "report.md", "telemetry.jsonl"
+    )
     assert before == after
     said = capsys.readouterr()
     assert (said.out + said.err).replace("\n", " ").count("is done (") == 2

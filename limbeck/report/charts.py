@@ -6,7 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
-from limbeck.report import pages
+from limbeck.report import machine, pages
 from limbeck.report.collect import Curves, Facts, within
 
 # Two of Okabe and Ito's colours, which people with any colour vision tell apart on black and on white.
@@ -176,8 +176,13 @@ def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
             curve(found, "Throughput", "tokens/s", "tokens_per_second"),
         ),
         ("Peak memory over tokens", curve(found, "Peak memory", "GB", "peak_gigabytes")),
+        (
+            "Model FLOPs utilisation over tokens: the share of the devices' peak",
+            curve(found, "Model FLOPs utilisation", "share of peak", "model_flops_utilisation"),
+        ),
     ]
-    return [(said, figure) for said, figure in drawn if figure is not None]
+    told = [(said, figure) for said, figure in drawn if figure is not None]
+    return told + machine.charts(found.telemetry)
 
 
 def _unit(term: str) -> str:

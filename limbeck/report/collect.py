@@ -8,6 +8,7 @@ from typing import Any
 
 from limbeck import files
 from limbeck.errors import LimbeckError
+from limbeck.report import machine
 
 Line = dict[str, Any]
 _SURE = ("intervals", "differences", "gap_intervals", "confidence")
@@ -51,6 +52,7 @@ class Facts:
     samples: Line = field(default_factory=dict)
     tokens: list[Line] = field(default_factory=list)
     layers: list[Line] = field(default_factory=list)
+    telemetry: list[Line] = field(default_factory=list)
 
 
 def facts(run: Path) -> Facts:
@@ -93,6 +95,7 @@ def facts(run: Path) -> Facts:
         samples=samples,
         tokens=tokens,
         layers=layers,
+        telemetry=machine.read(run),
     )
 
 

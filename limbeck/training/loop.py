@@ -167,6 +167,7 @@ def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
     return {
         "step": loop.step,
         "tokens": loop.tokens,
+        "epoch": round(loop.step * loop.stage.rows_per_step / loop.source.rows, 6),
         "loss": sum(w * mean for w, mean in zip(weights, means, strict=True)),
         "terms": named,
         "grad_norm": norm,

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,20 @@ def peak_gigabytes(device: torch.device) -> float:
 class Log:
     """The lines of log.jsonl. After a resume, lines beyond the resumed step are dropped first."""
 
-    def __init__(self, path: Path, *, resumed_at: int, stage: str, writes: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        resumed_at: int,
+        stage: str,
+        writes: bool = True,
+        tell: Callable[[dict[str, Any]], None] | None = None,
+        fastest: float | None = None,
+    ) -> None:
+        """tell: who else is given each line. fastest: tokens per second at the devices' peak, where that is known."""
         self.path = path
         self.stage = stage
+        self._tell, self._fastest = tell, fastest
         self._since = time.perf_counter()
         self._tokens = 0
         if not writes:
@@ -53,11 +65,15 @@ class Log:
         now = time.perf_counter()
         rate = self._tokens / max(now - self._since, 1e-9)
         whole = {"stage": self.stage, **entry, "tokens_per_second": round(rate, 1)}
+        if self._fastest is not None:
+            whole["model_flops_utilisation"] = round(rate / self._fastest, 5)
         with self.path.open("ab") as stream:
             stream.write(_line(whole))
             stream.flush()
             os.fsync(stream.fileno())  # a checkpoint must not outlive the lines that led to it
         self._since, self._tokens = now, 0
+        if self._tell is not None:
+            self._tell(whole)
         return whole
 
 
