@@ -9,6 +9,9 @@ from torch import Tensor
 
 from limbeck.types import Rows
 
+BETTER = {"bits_per_byte": "lower", "nats_per_token": "lower", "accuracy": "higher"}
+"""Figures by which students can be told apart, and which way they are better."""
+
 
 def bits_per_byte(
     student: Tensor, teacher: Tensor | None, rows: Rows, label_bytes: Tensor
