@@ -18,11 +18,12 @@ from side_by_side import RESULTS, save
 
 from limbeck import arm as arm_room
 from limbeck import assembly, files, fitting, loading, run
-from limbeck.arm import Arm, train, trained_student
+from limbeck.arm import train, trained_student
 from limbeck.evaluation._judge import judge
 from limbeck.evaluation.agreement import agreement
 from limbeck.evaluation.bits_per_byte import bits_per_byte
 from limbeck.folder import Folder
+from limbeck.standing import Arm
 from limbeck.training import links, loop, parallel
 
 Made = Callable[[str, int], dict[str, Any]]

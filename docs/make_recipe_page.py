@@ -78,6 +78,8 @@ def default_of(value: Any) -> str:
     """A default as YAML would spell it."""
     if value is PydanticUndefined or value is inspect.Parameter.empty:
         return "**required**"
+    if isinstance(value, spelling.Budget):
+        return f"`{value.amount} {value.unit}`"
     if isinstance(value, BaseModel):
         return "its own defaults"
     if isinstance(value, tuple):
@@ -141,6 +143,7 @@ def page() -> str:
     lines += table(recipe.Export, "`export`")
     lines += table(recipe.Telemetry, "`telemetry`")
     lines += table(recipe.Evaluate, "`evaluate`")
+    lines += table(recipe.Watch, "`watch`")
     lines += table(spelling.Ramp, "`weight` or a number among a term's options")
     lines += table(spelling.Linked, "a term that compares taps, among its options")
     lines += table(spelling.Projector, "`projector` of a term that compares taps")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +10,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from limbeck import assembly, linking, metering, prints, recorded
-from limbeck.assembly import Ground
-from limbeck.errors import LimbeckError, RecipeError
-from limbeck.folder import Folder
+from limbeck import assembly, linking, metering, prints, recorded, standing, watching
+from limbeck.errors import LimbeckError
 from limbeck.models import layout, place
 from limbeck.progress import say
-from limbeck.recipe import Recipe, Stage
-from limbeck.training import checkpoint, frozen, heldout, loop, optim, parallel, projectors
+from limbeck.recipe import Stage
+from limbeck.standing import Arm
+from limbeck.training import checkpoint, frozen, loop, optim, parallel, projectors
 from limbeck.training.links import Tied
 from limbeck.training.meter import Log
 from limbeck.training.step import Step
 from limbeck.training.trained import counts, trainable
-from limbeck.types import Source, Teacher, Wanted
+from limbeck.types import Teacher, Wanted
 
 LOOKED_AT = 8
 """Rows of text that a projector may begin from."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is trained, where it is kept, and with whom. title: 'student' or 'control'. tell: who else hears its log."""
-
-    base: Ground
-    folder: Folder
-    title: str
-    world: parallel.World
-    teacher: Callable[[], Teacher | None]
-    stop: Callable[[], bool]
-    tell: Callable[[dict[str, Any]], None] | None = None
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of this arm."""
-        return self.base.recipe
-
-    def checkpoints(self, index: int) -> Path:
-        """Where a stage's checkpoints lie."""
-        return self.folder.checkpoints(index, self.recipe.stages[index].name)
-
-
-def last_step(arm: Arm, index: int) -> int:
-    """The number of steps of a stage."""
-    stage = arm.recipe.stages[index]
-    length = assembly.stage_source(arm.base, stage).length
-    return stage.budget.steps(stage.rows_per_step * length)
-
-
-def finished(arm: Arm) -> Path | None:
-    """The final checkpoint of the last stage, or None where there is still work."""
-    final = _final(arm, len(arm.recipe.stages) - 1)
-    return final if final.is_dir() else None
 
 
 def train(arms: Sequence[Arm]) -> None:
@@ -79,24 +42,19 @@ def train(arms: Sequence[Arm]) -> None:
 
 def _begun(arm: Arm, index: int, first: int) -> loop.Loop | None:
     """A stage as far as it was carried before, or None where it is done."""
-    newest = _newest(arm, index)
-    final = _final(arm, index)
+    newest = standing.newest(arm, index)
+    final = standing.final(arm, index)
     if newest == final and arm.recipe.resume != "none":
         say(f"{arm.title}: stage {arm.recipe.stages[index].name} is done ({final}).")
         return None
     # What is there already goes before what `resume` names, which is only where this run began.
-    begins_at = newest or (_told_checkpoint(arm) if index == first else None)
+    begins_at = newest or (standing.told_checkpoint(arm) if index == first else None)
     return _stage(arm, index, begins_at, follows=index > first)
-
-
-def _told_checkpoint(arm: Arm) -> Path | None:
-    """The checkpoint that `resume` names, or None where it says auto or none."""
-    return None if arm.recipe.resume in ("auto", "none") else Path(arm.recipe.resume)
 
 
 def _first_stage(arm: Arm) -> int:
     """The stage in which training begins: the first, or that of the checkpoint which `resume` names."""
-    told = _told_checkpoint(arm)
+    told = standing.told_checkpoint(arm)
     if told is None:
         return 0
     names = [stage.name for stage in arm.recipe.stages]
@@ -108,27 +66,6 @@ def _first_stage(arm: Arm) -> int:
     return names.index(stage)
 
 
-def _newest(arm: Arm, index: int) -> Path | None:
-    """The newest checkpoint of a stage that verifies; damaged ones after it are set aside, with the reason.
-
-    One rank looks and tells: two might see a shared file system differently.
-    """
-    found: Path | None = None
-    if arm.world.first:
-        found, reasons = checkpoint.newest(arm.checkpoints(index))
-        for reason in reasons:
-            say(f"{arm.title}: passed over a checkpoint: {reason}")
-        for path in checkpoint.set_aside(arm.checkpoints(index), found):
-            say(f"{arm.title}: it is kept aside as {path}.")
-    said = parallel.told(str(found or ""), arm.world)
-    return Path(said) if said else None
-
-
-def _final(arm: Arm, index: int) -> Path:
-    """Where the last checkpoint of a stage lies, once there is one."""
-    return arm.checkpoints(index) / f"{last_step(arm, index):06d}"
-
-
 def _merges(arm: Arm, index: int) -> bool:
     """Whether a stage is the first that trains the student as it will leave, behind others that do not."""
     stages = arm.recipe.stages
@@ -137,11 +74,13 @@ def _merges(arm: Arm, index: int) -> bool:
 
 def _student(arm: Arm, index: int) -> PreTrainedModel:
     """The student that a stage trains, at its start; of a stage that merges, what the one before it left, merged."""
-    if not (_merges(arm, index) and _final(arm, index - 1).is_dir()):
+    if not (_merges(arm, index) and standing.final(arm, index - 1).is_dir()):
         return assembly.student(arm.base, arm.recipe.stages[index])
     found = assembly.student(arm.base)
     plain = parallel.World(0, 1, torch.device("cpu"))
-    checkpoint.load(_final(arm, index - 1), Step(found, vocab=arm.base.vocab), None, world=plain)
+    checkpoint.load(
+        standing.final(arm, index - 1), Step(found, vocab=arm.base.vocab), None, world=plain
+    )
     return assembly.merged(arm.recipe, found)
 
 
@@ -166,7 +105,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     step = Step(student, vocab=arm.base.vocab, chunk=recipe.compute.chunk, projectors=maps)
     kept |= {f"{optim.PROJECTORS}{name}" for name, _ in maps.named_parameters()}
     if follows and not _merges(arm, index):
-        checkpoint.load(_final(arm, index - 1), step, None, world=world)
+        checkpoint.load(standing.final(arm, index - 1), step, None, world=world)
     if begins_at is not None and recorded.for_one_head(teacher):
         # `resume` may name a checkpoint of another run, which trained the head. Once sharded, no rank has all of it.
         checkpoint.load(begins_at, step, None, world=world)
@@ -176,9 +115,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     if world.first:
         learns, every = counts(student, trained)
         say(f"{arm.title}: stage {stage.name} trains {learns:,} of {every:,} parameters.")
-    if begins_at is not None and begins_at == _told_checkpoint(arm):
-        whole = {f"student.{name}" for name, _ in student.named_parameters()}
-        prints.check_checkpoint(begins_at, recipe, whole)
+    _check_told(arm, begins_at, student)
     full = kept | (checkpoint.names(begins_at) if begins_at else set())
     still = frozen.settled(step, full, arm.base.dtype, teacher, world)
     step.to(world.device)
@@ -188,6 +125,9 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     parallel.shard(step, layout.layers(student), world, arm.base.dtype, still=still)
     adam = optim.adamw(step, stage.optimizer)
     state = _resumed(arm, begins_at, step, adam)
+    watch = watching.made(arm.base, stage, arm.beside(), wanted=functions, world=world)
+    if watch is not None:
+        watch.resume(state["watch"])
     return loop.Loop(
         step_module=step,
         adam=adam,
@@ -197,7 +137,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         teacher=teacher,
         world=world,
         seed=recipe.seed,
-        save=_saver(arm, index, step, adam, kept),
+        save=standing.saver(arm, index, (step, adam), kept, watch),
         log=Log(
             arm.folder.log, resumed_at=state["step"], stage=stage.name, writes=world.first, tell=arm.tell,
             fastest=metering.fastest(arm.base, stage, step, teacher, world),
@@ -209,7 +149,15 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
         tokens=state["tokens"],
         title=f"{arm.title}, {stage.name}",
         saved_at=-1 if begins_at is None else state["step"],
+        watch=watch,
     )  # fmt: skip
+
+
+def _check_told(arm: Arm, begins_at: Path | None, student: PreTrainedModel) -> None:
+    """Refuses a checkpoint that `resume` names where it is of a student made otherwise."""
+    if begins_at is not None and begins_at == standing.told_checkpoint(arm):
+        whole = {f"student.{name}" for name, _ in student.named_parameters()}
+        prints.check_checkpoint(begins_at, arm.recipe, whole)
 
 
 def _looks(arm: Arm, stage: Stage, teacher: Teacher | None) -> projectors.Look:
@@ -228,10 +176,10 @@ def _looks(arm: Arm, stage: Stage, teacher: Teacher | None) -> projectors.Look:
 
 def _resumed(
     arm: Arm, here: Path | None, step: Step, adam: torch.optim.Optimizer
-) -> dict[str, int]:
-    """Fills step and optimizer from a checkpoint. Returns where it stood."""
+) -> dict[str, Any]:
+    """Fills step and optimizer from a checkpoint. Returns where it stood, and what its looks had found."""
     if here is None:
-        return {"step": 0, "tokens": 0}
+        return {"step": 0, "tokens": 0, "watch": None}
     if arm.recipe.resume == "none":
         raise LimbeckError(
             f"resume is 'none', but {here.parent} holds checkpoints. "
@@ -239,62 +187,23 @@ def _resumed(
         )
     state = checkpoint.load(here, step, adam, world=arm.world)
     say(f"{arm.title}: goes on from {here}.")
-    return {"step": state["step"], "tokens": state["tokens"]}
-
-
-def _saver(
-    arm: Arm, index: int, step: Step, adam: torch.optim.Optimizer, kept: set[str]
-) -> loop.Save:
-    folder, keep = arm.checkpoints(index), arm.recipe.checkpoints
-    judges = assembly.held_out(arm.base) if keep.keep_best else None
-    rows = _judging_rows(arm, judges) if judges else range(0)
-    made_of = prints.made_of(arm.recipe) if arm.world.first else {}
-
-    def save(number: int, tokens: int) -> None:
-        state = {
-            "step": number,
-            "tokens": tokens,
-            "stage": arm.recipe.stages[index].name,
-            "score": heldout.loss(step, judges, rows, arm.world) if judges else None,
-            "seed": arm.recipe.seed,
-            "threads": torch.get_num_threads(),
-            prints.MADE_OF: made_of,
-        }
-        target = folder / f"{number:06d}"
-        checkpoint.save(target, step, adam, state, kept=kept, world=arm.world)
-        if arm.world.first:
-            checkpoint.prune(folder, keep_last=keep.keep_last, keep_best=keep.keep_best)
-
-    return save
-
-
-def _judging_rows(arm: Arm, judges: Source) -> range:
-    """Held-out rows behind those that are measured at the end: what chose a checkpoint must not grade it."""
-    first = arm.recipe.evaluate.rows if arm.recipe.evaluate else 0
-    rows = range(first, first + arm.recipe.checkpoints.held_out_rows)
-    if rows.stop > judges.rows:
-        raise RecipeError(
-            f"checkpoints.held_out_rows: {len(rows)} rows behind the {first} of evaluate.rows are wanted, the "
-            f"held-out text has {judges.rows}. Lower one of them, or give more text."
-        )
-    return rows
+    return {"step": state["step"], "tokens": state["tokens"], "watch": state.get("watch")}
 
 
 def trained_student(arm: Arm) -> tuple[PreTrainedModel, int]:
     """The student of the final checkpoint as a plain model, and the tokens it was trained on."""
-    final = finished(arm)
+    final = standing.finished(arm)
     if final is None:
         raise LimbeckError(f"{arm.folder.path}: the {arm.title} is not trained to its end yet.")
     if arm.recipe.export.checkpoint == "best":
-        judged = [item for item in checkpoint.found(final.parent) if item.score is not None]
-        final = min(judged, key=lambda item: (item.score, -item.step)).folder
+        final = standing.best(arm, final.parent)
     last = arm.recipe.stages[-1]
     student = assembly.student(arm.base, last)
     step = Step(student, vocab=arm.base.vocab)
     plain = parallel.World(0, 1, torch.device("cpu"))
     checkpoint.load(final, step, None, world=plain)
     tokens = sum(
-        last_step(arm, i) * s.rows_per_step * assembly.stage_source(arm.base, s).length
+        standing.trained_steps(arm, i) * s.rows_per_step * assembly.stage_source(arm.base, s).length
         for i, s in enumerate(arm.recipe.stages)
     )
     return student if last.merged else assembly.finisher(arm.recipe)(student), tokens

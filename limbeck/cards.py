@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from limbeck import assembly, exporting, judging, loading, provenance
-from limbeck.arm import Arm, last_step
 from limbeck.folder import Folder
 from limbeck.models import load
+from limbeck.standing import Arm, trained_steps
 
 
 def facts(arm: Arm, student: Any, tokens: int) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def renew(arms: Sequence[Arm], folder: Folder) -> None:
     for arm in arms:
         model = load.build_on_meta(load.load_config(str(arm.folder.export)))
         tokens = sum(
-            last_step(arm, index)
+            trained_steps(arm, index)
             * stage.rows_per_step
             * assembly.stage_source(arm.base, stage).length
             for index, stage in enumerate(arm.recipe.stages)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from limbeck import loading, names
+from limbeck import loading, names, watching
 from limbeck.errors import RecipeError
 from limbeck.recipe import Ramp, Recipe, Stage, Term
 from limbeck.training.links import DEEP, Kind, kind_of
@@ -24,6 +24,7 @@ def check(recipe: Recipe) -> Recipe:
         loading.checked(part, family, where)
     _check_merged(recipe)
     _check_server(recipe)
+    watching.check(recipe)
     needs_teacher = {"cross_entropy"}
     for index, stage in enumerate(recipe.stages):
         wanted = sorted({term.name for term in stage.terms} - needs_teacher)

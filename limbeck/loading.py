@@ -160,6 +160,8 @@ def parts(recipe: Recipe) -> list[tuple[str, str, Part | Term]]:
         found.append(("evaluate.source", "sources", recipe.evaluate.source))
         for number, measure in enumerate(recipe.evaluate.measures):
             found.append((f"evaluate.measures[{number}]", "evaluation", measure))
+    for number, measure in enumerate(recipe.watch.measures if recipe.watch else ()):
+        found.append((f"watch.measures[{number}]", "evaluation", measure))
     return found
 
 

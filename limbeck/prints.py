@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck import assembly, files, provenance
+from limbeck import assembly, files, loading, provenance
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError
 from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Recipe
+from limbeck.strict import parse_yaml
 from limbeck.training import checkpoint
 
 MADE_OF = "made_of"
@@ -80,3 +81,14 @@ def check_checkpoint(path: Path, recipe: Recipe, names: set[str]) -> None:
         f"resume: {path} is of a student with another {other}: {told.get(other)}, now {now[other]}. It holds what was trained, and the "
         "rest is in that model. Correct 'resume', or the teacher and the student."
     )
+
+
+def identity(text: str) -> str:
+    """What makes two runs the same one: all but where its folder is and what does not touch its weights."""
+    recipe = loading.build(parse_yaml(text, "recipe.yaml"), "recipe.yaml")
+    free = ["resume", "log_every", "runs", "export", "evaluate", "checkpoints"]
+    free += ["track", "telemetry"]
+    if recipe.watch is not None and recipe.watch.patience is None:
+        free.append("watch")  # a stage that may end early is another one
+    plain = {name: Recipe.model_fields[name].default for name in free}
+    return loading.dump(recipe.model_copy(update=plain))

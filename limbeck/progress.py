@@ -36,6 +36,7 @@ class Progress:
     clock: Callable[[], float] = time.monotonic
     done: int = 0
     before: int = 0
+    note: str = ""
     begun: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +53,10 @@ class Progress:
         return self.clock() - self.begun
 
     def line(self) -> str:
-        """'120 of 400 (30 %), 12/s, 10 s, 23 s left'."""
+        """'120 of 400 (30 %), 12/s, 10 s, 23 s left', and the note behind it."""
+        return f"{self._line()}; {self.note}" if self.note else self._line()
+
+    def _line(self) -> str:
         rate = (self.done - self.before) / self.seconds if self.seconds > 0 else 0.0
         speed = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
         if not self.total:

@@ -38,6 +38,7 @@ __all__ = [
     "Stage",
     "Telemetry",
     "Term",
+    "Watch",
     "value_at",
 ]
 
@@ -54,12 +55,41 @@ class Checkpoints(Frozen):
     keep_best: int = Field(
         default=0,
         ge=0,
-        description="how many of the best stay, by cross-entropy on `evaluate.source`",
+        description="how many of the best stay, by cross-entropy on `evaluate.source` or by `watch.best`",
     )
     held_out_rows: int = Field(
         default=16,
         gt=0,
         description="rows that judge which one is best; those behind the rows of `evaluate`",
+    )
+
+
+class Watch(Frozen):
+    """What is looked at while a stage trains, on held-out rows. The run's weights are the same without it."""
+
+    every: Budget = Field(
+        default=Budget(amount=50, unit="steps"),
+        description="between looks: `50 steps` or `100k tokens`; there is one at the end of a stage, too, and at every "
+        "checkpoint where checkpoints.keep_best judges them",
+    )
+    rows: int | None = Field(
+        default=None,
+        gt=0,
+        description="held-out rows behind those of `evaluate`; null takes checkpoints.held_out_rows",
+    )
+    measures: tuple[Part, ...] = Field(
+        default=(Part(name="bits_per_byte"), Part(name="agreement")),
+        description="what is measured besides cross-entropy and the stage's own terms",
+    )
+    best: str = Field(
+        default="cross_entropy",
+        description="the figure by which checkpoints.keep_best, export.checkpoint `best` and patience choose: "
+        "`cross_entropy`, `loss`, or one of a measure, such as `bits_per_byte`, `kl_to_teacher`, `top_1_agreement`",
+    )
+    patience: int | None = Field(
+        default=None,
+        gt=0,
+        description="looks one after the other without a better figure, after which the stage ends early; null: never",
     )
 
 
@@ -171,6 +201,10 @@ class Recipe(Frozen):
     evaluate: Evaluate | None = Field(
         default=None, description="what is measured at the end; null for nothing"
     )
+    watch: Watch | None = Field(
+        default=None,
+        description="what is looked at on held-out rows while it trains; null for nothing",
+    )
     log_every: int = Field(
         default=1, gt=0, description="optimizer steps between lines of log.jsonl"
     )
@@ -227,4 +261,6 @@ class Recipe(Frozen):
             raise ValueError("export.checkpoint 'best' needs checkpoints.keep_best of 1 or more.")
         if self.checkpoints.keep_best and self.evaluate is None:
             raise ValueError("checkpoints.keep_best needs evaluate.source, to judge which is best.")
+        if self.watch is not None and self.evaluate is None:
+            raise ValueError("watch needs evaluate.source, whose rows are looked at.")
         return self

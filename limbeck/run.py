@@ -25,8 +25,9 @@ from limbeck import (
     recording,
     telemetry,
     tracking,
+    watching,
 )
-from limbeck.arm import Arm, finished, train, trained_student
+from limbeck.arm import train, trained_student
 from limbeck.assembly import Ground
 from limbeck.errors import Interrupted, LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
@@ -34,7 +35,7 @@ from limbeck.planning import Several
 from limbeck.progress import say
 from limbeck.recipe import Recipe
 from limbeck.report import render
-from limbeck.strict import parse_yaml
+from limbeck.standing import Arm, finished
 from limbeck.training import parallel
 from limbeck.training.signals import Stop
 from limbeck.types import Teacher
@@ -55,7 +56,7 @@ def carry_out(recipe: Recipe) -> None:
     with contextlib.ExitStack() as stack:
         for each, folder in runs:
             stack.enter_context(owned(folder.path))
-            folder.begin(loading.dump(each.recipe), _identity)
+            folder.begin(loading.dump(each.recipe), prints.identity)
             prints.write(each, folder)
         folders = [folder.path for _, folder in runs]
         stack.enter_context(
@@ -103,33 +104,23 @@ def arms(
     whole: the recipe of all students that learn beside this one, whose taps are recorded in one go.
     """
     teacher = functools.cache(lambda: _teacher(base, stop, world, whole or base.recipe))
-    found = [Arm(base, folder, "student", world, teacher, stop)]
+    asked, compared = watching.learns(base.recipe), watching.compares(base.recipe)
+    learned, beside = (teacher if any_ else _nobody for any_ in (asked, asked or compared))
+    found = [Arm(base, folder, "student", world, learned, stop, beside)]
     if base.recipe.control:
         alone = assembly.with_recipe(base, loading.control_of(base.recipe))
-        found.append(Arm(alone, folder.control, "control", world, lambda: None, stop))
+        beside = teacher if compared else _nobody
+        found.append(Arm(alone, folder.control, "control", world, _nobody, stop, beside))
     return found
+
+
+def _nobody() -> None:
+    """There is no teacher."""
 
 
 def _plain(base: Ground, folder: Folder) -> list[Arm]:
     """The arms in one process on the CPU, to look at what they have become."""
     return arms(base, parallel.World(0, 1, torch.device("cpu")), folder, Stop())
-
-
-def _identity(text: str) -> str:
-    """What makes two runs the same one: all but where its folder is and what does not touch its weights."""
-    recipe = loading.build(parse_yaml(text, "recipe.yaml"), "recipe.yaml")
-    free = (
-        "resume",
-        "log_every",
-        "runs",
-        "export",
-        "evaluate",
-        "checkpoints",
-        "track",
-        "telemetry",
-    )
-    plain = {name: Recipe.model_fields[name].default for name in free}
-    return loading.dump(recipe.model_copy(update=plain))
 
 
 def _prepare(base: Ground, world: parallel.World) -> None:
@@ -138,7 +129,7 @@ def _prepare(base: Ground, world: parallel.World) -> None:
         parallel.barrier()
     for stage in base.recipe.stages:
         assembly.stage_source(base, stage)
-    assembly.held_out(base)
+    watching.check_text(base)
     if world.first:
         parallel.barrier()
 
@@ -163,14 +154,18 @@ def _train_all(
         learning.append(replace(student, title=named))
         controls += alone
     # One teacher for all of them: the first arm's.
-    train([replace(arm, teacher=learning[0].teacher) for arm in learning])
+    teacher, beside = learning[0].teacher, learning[0].beside
+    train([replace(arm, teacher=teacher, beside=beside) for arm in learning])
+    if watching.compares(whole):
+        controls = [replace(arm, beside=beside) for arm in controls]
+    del teacher, beside
     learning.clear()  # a finished arm gives its teacher back
     while controls:
         gc.collect()  # FSDP's modules refer to themselves: the next arm would stand beside this one
         arm = controls.pop(0)
         if world.first:
             arm.folder.path.mkdir(exist_ok=True)
-            arm.folder.begin(loading.dump(arm.recipe), _identity)
+            arm.folder.begin(loading.dump(arm.recipe), prints.identity)
         train([arm])
     gc.collect()
 
@@ -178,9 +173,7 @@ def _train_all(
 def _teacher(base: Ground, stop: Stop, world: parallel.World, whole: Recipe) -> Teacher | None:
     """The teacher of the run; what a cached one has not recorded yet is recorded first."""
     part = base.recipe.teacher
-    if part is None or all(
-        term.name == "cross_entropy" for stage in base.recipe.stages for term in stage.terms
-    ):
+    if part is None:
         return None
     if part.name == "cached" and (part.options.get("model") or part.options.get("server")):
         _record(base, stop, world.rank, world.size, whole)
@@ -206,6 +199,7 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
     linking.check(recipe)
     for stage in recipe.stages:
         assembly.stage_source(base, stage)
+    watching.check_text(base)
     counts = _record(base, Stop().install(), rank, world, recipe)
     say(f"recorded {counts['recorded']:,} rows, {counts['already']:,} were there already.")
 
@@ -217,6 +211,8 @@ def _record(base: Ground, stop: Stop, rank: int, world: int, whole: Recipe) -> d
         steps = stage.budget.steps(stage.rows_per_step * source.length)
         # Later epochs bring no new row.
         parts.append((source, min(steps * stage.rows_per_step, source.rows)))
+    if looked_at := watching.recorded(base, parts[0][0].length):
+        parts.append(looked_at)
     rows = Several(parts)
     teacher = recorded.live_teacher(base, stop if world == 1 else None)
     about = recorded.cache_about(base, rows.length)

@@ -17,7 +17,7 @@ from limbeck.cache.format import CacheAbout, chosen
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.estimating import GIGA, count, estimate, lent
 from limbeck.models import load, place, quantised
-from limbeck.recipe import Recipe
+from limbeck.recipe import Recipe, Watch
 from limbeck.training.links import Tied
 from limbeck.training.trained import trainable
 
@@ -71,11 +71,23 @@ def _plan(console: Console, recipe: Recipe) -> None:
         _add_stage(
             table, recipe, index, student, count(held) if held is not None else 0, dtype.itemsize
         )
+    if recipe.watch and recipe.evaluate:
+        table.add_row("looks", _looks(recipe.watch, recipe))
     for line in _writes(recipe):
         table.add_row("writes", line)
     console.print(table)
     for warning in warnings(recipe, model):
         console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
+
+
+def _looks(asked: Watch, recipe: Recipe) -> str:
+    """When which held-out rows are looked at while a stage trains, for people."""
+    rows = asked.rows or recipe.checkpoints.held_out_rows
+    behind = recipe.evaluate.rows if recipe.evaluate else 0
+    told = f"every {asked.every.amount:,} {asked.every.unit}, at {rows} held-out rows behind the {behind} of evaluate; best by {asked.best}"
+    return told + (
+        f"; a stage ends after {asked.patience} without a better one" * bool(asked.patience)
+    )
 
 
 def _attentions(student: PreTrainedModel) -> str:

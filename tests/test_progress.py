@@ -23,6 +23,11 @@ def test_a_line_tells_part_rate_and_time_left():
     assert counter.line() == "100 of 400 (25%), 10/s, 10 s, 30 s left"
 
 
+def test_a_note_stands_behind_the_line():
+    counter = Progress(None, nothing, lambda: 0.0, note="held-out kl_to_teacher 1.2345")
+    assert counter.line() == "0, 0.00/s, 0 s; held-out kl_to_teacher 1.2345"
+
+
 def test_an_unknown_total_gives_no_time_left():
     now = [0.0]
     counter = Progress(None, nothing, lambda: now[0])

@@ -7,12 +7,14 @@ from pathlib import Path
 import tiny
 import torch
 
+from limbeck.evaluation.agreement import agreement
+from limbeck.evaluation.bits_per_byte import bits_per_byte
 from limbeck.models import layout
 from limbeck.names import find
 from limbeck.recipe import Stage
-from limbeck.training import checkpoint, loop, optim, parallel
+from limbeck.training import checkpoint, heldout, loop, optim, parallel
 from limbeck.training.meter import Log
-from limbeck.training.step import Step
+from limbeck.training.step import Step, terms_at
 from limbeck.types import Batch, Signal, Wanted
 
 
@@ -129,3 +131,17 @@ def gradients(work: loop.Loop) -> dict[str, torch.Tensor]:
         grad = parameter.grad
         found[name] = grad.full_tensor() if isinstance(grad, parallel.DTensor) else grad
     return found
+
+
+def held_out(work: loop.Loop, **changes: object) -> heldout.HeldOut:
+    """Rows 10 to 14 of Ragged rows, two at a time, with both measures."""
+    measures = (heldout.Measure(bits_per_byte), heldout.Measure(agreement, {"k": 3}))
+    plain = heldout.HeldOut(Ragged(), range(10, 15), measures, work.teacher, work.world, 2)
+    return replace(plain, **changes)
+
+
+def looked(work: loop.Loop, **changes: object) -> dict:
+    """What a look sees of the student as it is now."""
+    bound, _ = terms_at(work.functions, work.stage.terms, 0.0)
+    titles = [term.title for term in work.stage.terms]
+    return heldout.figures(work.step_module, held_out(work, **changes), bound, titles)

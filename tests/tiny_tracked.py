@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tiny_folder
 
-from limbeck import loading, run, tracking
+from limbeck import loading, prints, run, tracking
 from limbeck.errors import Interrupted
 from limbeck.folder import Folder, owned
 from limbeck.recipe import Recipe
@@ -48,7 +48,7 @@ def trained(asked: Recipe, steps: int = 10**9, figures: dict | None = None) -> F
     base, world = run._begun(asked)
     folder = tiny_folder.folder(asked)
     with owned(folder.path), contextlib.closing(tracking.Told()) as told:
-        folder.begin(loading.dump(asked), run._identity)
+        folder.begin(loading.dump(asked), prints.identity)
         with contextlib.suppress(Interrupted):
             run._train_all(base.recipe, [(base, folder)], world, After(steps), told)
         if figures is not None:

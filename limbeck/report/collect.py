@@ -11,6 +11,8 @@ from limbeck.errors import LimbeckError
 from limbeck.report import machine
 
 Line = dict[str, Any]
+HELD_OUT = "held_out"
+"""Where a line of the log keeps a look at held-out rows."""
 _SURE = ("intervals", "differences", "gap_intervals", "confidence")
 
 
@@ -112,6 +114,17 @@ def _lines(run: Path) -> list[Line]:
             before, stage = (lines[index - 1]["tokens_in_all"] if index else 0), line["stage"]
         line["tokens_in_all"] = before + line["tokens"]
     return lines
+
+
+def ends(found: Facts) -> list[str]:
+    """Sentences on the stages that ended before their budget was used."""
+    return [
+        f"Stage {line['stage']} of the {arm.title} ended early, at step {line['step']:,} of "
+        f"{line['ended_early']['of']:,}: {line['ended_early']['why']}."
+        for arm in found.curves
+        for line in arm.lines
+        if "ended_early" in line
+    ]
 
 
 COLUMNS = (

@@ -30,6 +30,7 @@ def html(found: collect.Facts) -> str:
         {
             "found": found,
             "verdict": collect.verdict(found),
+            "ends": collect.ends(found),
             "headings": headings,
             "rows": rows,
             "gaps": _gaps(found),
@@ -89,6 +90,8 @@ def markdown(found: collect.Facts) -> str:
     """The report for a terminal or a pull request."""
     headings, rows = collect.table(found)
     lines = [f"# {found.name}", "", collect.verdict(found), ""]
+    for told in collect.ends(found):
+        lines += [told, ""]
     if rows:
         lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in rows] + [""]

@@ -60,6 +60,13 @@ class Ahead:
             self._next = self._asked(following)
         return waiting[1], waiting[2]
 
+    def rest(self) -> None:
+        """Waits until nobody asks the teacher anything, so that somebody else can; what it has said is kept."""
+        if isinstance(self._next, Future):
+            self._next = self._next.result()
+        if self._stream is not None:
+            self._stream.synchronize()
+
     def _asked(self, positions: Sequence[int]) -> Future[_Made]:
         """What a thread makes: it waits for a server while this one computes. Its error comes out where it is taken."""
         assert self.teacher is not None

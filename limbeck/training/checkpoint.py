@@ -21,15 +21,21 @@ from limbeck.training.parallel import World, barrier, local, piece, told
 
 STATE = "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+CROSS_ENTROPY = "cross_entropy"
+"""The figure that judges where a recipe names no other."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that is on disk. score: lower is better; None where nobody judged it."""
+    """A checkpoint that is on disk. score: lower is better; None where nobody judged it.
+
+    ended: its stage ends here, before its budget is used.
+    """
 
     folder: Path
     step: int
     score: float | None
+    ended: bool = False
 
 
 def _tensors(
@@ -176,14 +182,15 @@ def _like(parameter: Tensor, whole: Tensor, world: World) -> Tensor:
     return moment
 
 
-def found(folder: Path) -> list[Saved]:
-    """The checkpoints of a stage that look complete, newest first."""
+def found(folder: Path, *, by: str = CROSS_ENTROPY) -> list[Saved]:
+    """The checkpoints of a stage that look complete, newest first. by: the figure whose scores count."""
     saved = []
     for path in folder.glob("[0-9]*"):
         if (path / files.MANIFEST).is_file() and (path / STATE).is_file():
             try:
-                judged = files.read_json(path / STATE).get("score")
-                saved.append(Saved(path, int(path.name), judged))
+                told = files.read_json(path / STATE)
+                score = told.get("score") if told.get("judged_by", CROSS_ENTROPY) == by else None
+                saved.append(Saved(path, int(path.name), score, bool(told.get("ended_early"))))
             except Damaged:
                 saved.append(Saved(path, int(path.name), None))
     return sorted(saved, key=lambda item: item.step, reverse=True)
@@ -222,9 +229,9 @@ def removable(saved: list[Saved], *, keep_last: int, keep_best: int) -> list[Sav
     return [item for item in newest_first if item not in kept]
 
 
-def prune(folder: Path, *, keep_last: int, keep_best: int) -> None:
+def prune(folder: Path, *, keep_last: int, keep_best: int, by: str = CROSS_ENTROPY) -> None:
     """Removes old checkpoints, but only once the newest one verifies."""
-    saved = found(folder)
+    saved = found(folder, by=by)
     if saved:
         files.verify(saved[0].folder)
     for item in removable(saved, keep_last=keep_last, keep_best=keep_best):

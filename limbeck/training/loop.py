@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from limbeck.data.loader import positions_for
 from limbeck.errors import Interrupted, LimbeckError, NonFinite, RecipeError
-from limbeck.progress import progress
+from limbeck.progress import progress, say
 from limbeck.recipe import Stage
 from limbeck.training import links, optim, parallel
 from limbeck.training.ahead import Ahead
 from limbeck.training.meter import Log, forget_peak, peak_gigabytes
-from limbeck.training.step import Asked, terms_at
+from limbeck.training.step import Asked, Step, terms_at
+from limbeck.training.watch import Watch
 from limbeck.types import Source, Teacher
 
 Save = Callable[[int, int], None]
@@ -29,7 +30,7 @@ Save = Callable[[int, int], None]
 class Loop:
     """What one stage trains with. step and tokens say how far it is; a resume sets them."""
 
-    step_module: nn.Module
+    step_module: Step
     adam: torch.optim.Optimizer
     source: Source
     stage: Stage
@@ -46,6 +47,7 @@ class Loop:
     tokens: int = 0
     title: str = ""
     saved_at: int = field(default=-1)
+    watch: Watch | None = None
     ahead: Ahead = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +59,11 @@ class Loop:
     def steps(self) -> int:
         """Optimizer steps of the stage."""
         return self.stage.budget.steps(self.stage.rows_per_step * self.source.length)
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is used, or the stage has ended early."""
+        return self.step >= self.steps or (self.watch is not None and self.watch.ended)
 
     def share(self, step: int) -> float:
         """How much of the stage is done at a step: 0 at its first, 1 at its last."""
@@ -195,16 +202,18 @@ def run(loops: Sequence[Loop]) -> None:
     forget_peak(first.world.device)
     shown = f"{' and '.join(one.title or one.stage.name for one in loops)} (steps)"
     with progress(shown, first.steps, done=min(one.step for one in loops)) as bar:
-        while (step := min(one.step for one in loops)) < first.steps:
+        while left := [one for one in loops if not one.done]:
+            step = min(one.step for one in left)
             if parallel.anywhere(first.stop(), first.world.device):
                 raise _stopped(loops, step)
-            abreast = [one for one in loops if one.step == step]
+            abreast = [one for one in left if one.step == step]
             try:
                 entries = one_step(abreast)
             except Interrupted as reason:  # a teacher was waited for, and no weight was changed
                 raise _stopped(loops, step) from reason
             for one, entry in zip(abreast, entries, strict=True):
                 _told(one, entry)
+            bar.note = "; ".join(one.watch.line for one in loops if one.watch and one.watch.line)
             bar.advance(1)
 
 
@@ -219,12 +228,34 @@ def _stopped(loops: Sequence[Loop], step: int) -> Interrupted:
 
 
 def _told(loop: Loop, entry: dict[str, Any]) -> None:
-    """Logs a step, and saves where it is time to."""
+    """Logs a step, looks at held-out rows and saves where it is time to."""
     loop.log.count(loop.stage.rows_per_step * loop.source.length)
     if loop.world.first and (loop.step % loop.log_every == 0 or loop.step == loop.steps):
         loop.log.write({**entry, "peak_gigabytes": peak_gigabytes(loop.world.device)})
-    if loop.step % loop.checkpoint_every == 0 or loop.step == loop.steps:
+    if loop.watch is not None and loop.watch.due(loop.step, loop.steps):
+        _look(loop, loop.watch)
+    if loop.step % loop.checkpoint_every == 0 or loop.done:
         _save(loop)
+
+
+def _look(loop: Loop, watch: Watch) -> None:
+    """Looks at held-out rows, and logs what is seen. The line comes before the checkpoint that it judges."""
+    loop.ahead.rest()
+    found = watch.look(
+        loop.step_module,
+        loop.functions,
+        loop.stage.terms,
+        step=loop.step,
+        share=loop.share(loop.step - 1),
+    )
+    entry = {"step": loop.step, "tokens": loop.tokens, "held_out": found}
+    if watch.ended and loop.step < loop.steps:
+        entry["ended_early"] = {"of": loop.steps, "why": watch.why}
+        say(
+            f"{loop.title or loop.stage.name}: ends early at step {loop.step} of {loop.steps}: {watch.why}."
+        )
+    if loop.world.first:
+        loop.log.held_out(entry, found["seconds"])
 
 
 def _save(loop: Loop) -> None:

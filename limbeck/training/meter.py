@@ -1,4 +1,4 @@
-"""What a run says of itself while it works: one JSON line a logged step."""
+"""What a run says of itself while it works: one JSON line a logged step, and one a look at held-out rows."""
 
 from __future__ import annotations
 
@@ -67,14 +67,22 @@ class Log:
         whole = {"stage": self.stage, **entry, "tokens_per_second": round(rate, 1)}
         if self._fastest is not None:
             whole["model_flops_utilisation"] = round(rate / self._fastest, 5)
+        self._append(whole)
+        self._since, self._tokens = now, 0
+        return whole
+
+    def held_out(self, entry: dict[str, Any], seconds: float) -> None:
+        """Adds a line of a look at held-out rows; the seconds that it took slow no training down."""
+        self._append({"stage": self.stage, **entry})
+        self._since += seconds
+
+    def _append(self, whole: dict[str, Any]) -> None:
         with self.path.open("ab") as stream:
             stream.write(_line(whole))
             stream.flush()
             os.fsync(stream.fileno())  # a checkpoint must not outlive the lines that led to it
-        self._since, self._tokens = now, 0
         if self._tell is not None:
             self._tell(whole)
-        return whole
 
 
 def _line(entry: dict[str, Any]) -> bytes:

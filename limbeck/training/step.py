@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -14,10 +14,12 @@ from limbeck.objectives._chunks import chunked
 from limbeck.recipe import Term, value_at
 from limbeck.training import links, parallel
 from limbeck.training.links import Inside, Tied
-from limbeck.types import Batch, Objective, Signal
+from limbeck.types import Batch, HeadLike, Objective, Signal
 
 Asked = Objective | Tied
 """What a Step is asked for: an objective over what models say of tokens, or one between taps."""
+Look = Callable[[Tensor, HeadLike], None]
+"""Takes the student's last hidden states (counted, width) and its head, while both are whole on this rank."""
 
 
 class Step(nn.Module):
@@ -48,14 +50,19 @@ class Step(nn.Module):
         teacher: Signal | None,
         terms: Sequence[Asked],
         coefficients: Sequence[float],
+        *,
+        look: Look | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(total, sums): sums (terms,) over the batch's weighted tokens, total their weighted sum.
 
-        The caller divides, once, by the weight of the whole step over all micro-batches and ranks.
+        The caller divides, once, by the weight of the whole step over all micro-batches and ranks. look: sees what the
+        student says, too.
         """
         said = {n: term for n, term in enumerate(terms) if not isinstance(term, Tied)}
         parallel.keep_gathered(self, not said)
         hidden, inside = self._inside(batch, terms, teacher)
+        if look is not None:
+            look(hidden, layout.head(self.student, vocab=self.vocab))
         sums = hidden.new_zeros(len(terms), dtype=_precise(hidden))
         total = sums.new_zeros(())
         if said:

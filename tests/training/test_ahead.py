@@ -71,3 +71,16 @@ def test_a_batch_is_read_once_and_none_is_kept_after_it_was_taken(early):
         batch, _ = ahead.take(place, following)
         assert torch.equal(batch.weights, weights)
     assert not ahead._read
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_what_was_asked_already_is_kept_while_somebody_else_asks(early):
+    teacher = Counted()
+    teacher.elsewhere = True
+    ahead = Ahead(tiny_run.Ragged(), teacher, CPU, early=early)
+    ahead.take(PLACES[0], PLACES[1])
+    ahead.rest()
+    asked = len(teacher.asked)
+    assert asked == 2, "the answer was not waited for"
+    ahead.take(PLACES[1], None)
+    assert len(teacher.asked) == asked

@@ -42,3 +42,15 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     path.write_bytes(b'{"step": NaN}\n{"step": 1}\n')
     with pytest.raises(Damaged, match=r"log\.jsonl"):
         read(path)
+
+
+def test_looks_go_with_the_step_that_they_are_of_and_slow_nothing_down(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = Log(path, resumed_at=0, stage="one")
+    for step in (1, 2):
+        log.write({"step": step})
+        log.held_out({"step": step, "held_out": {"loss": 1.0}}, 1000.0)
+        log.count(10)
+    assert log.write({"step": 3})["tokens_per_second"] > 1e6, "the look's seconds were counted"
+    Log(path, resumed_at=1, stage="one")
+    assert [(line["step"], "held_out" in line) for line in read(path)] == [(1, False), (1, True)]

@@ -1,5 +1,6 @@
-"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | talks | quantised | clone | forced | train | resume) FOLDER."""
+"""What each of two gloo ranks does in the tests: python two_ranks.py (gradients | talks | quantised | clone | forced | watch | train | resume) FOLDER."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -27,7 +28,13 @@ elif what == "forced":
 else:
     student = tiny_quantised.student("nf4") if what == "quantised" else None
     work = tiny_run.job(folder, stage_=tiny_run.stage(micro_rows=1), student=student)
-if what not in ("train", "resume"):
+if what == "watch":
+    seen = tiny_run.looked(work)
+    loop.one_step([work])
+    tiny_run.looked(work)
+    if work.world.first:
+        (folder / "seen.json").write_text(json.dumps(seen))
+elif what not in ("train", "resume"):
     found = {
         name: tensor for name, tensor in tiny_run.gradients(work).items() if tensor is not None
     }
