@@ -7,12 +7,14 @@ import math
 import plotly.graph_objects as go
 
 from limbeck.report import machine, pages
-from limbeck.report.collect import Curves, Facts, within
+from limbeck.report.collect import HELD_OUT, Curves, Facts, within
 
 # Two of Okabe and Ito's colours, which people with any colour vision tell apart on black and on white.
 COLOURS = {"student": "#0072b2", "control": "#d55e00"}
 DASHES = {"student": "solid", "control": "dot"}
 WINDOWS = 20
+# Of looks at held-out rows: counts, what is the teacher's alone, and what cross-entropy says already.
+_NO_CURVES = ("tokens", "bytes", "nats_per_token", "teacher_nll", "teacher_mass_on_its_top_k")
 
 
 def words(name: str) -> str:
@@ -56,7 +58,8 @@ def _added(figure: go.Figure, curves: Curves, keys: tuple[str, ...], *, smoothed
         )  # fmt: skip
     line = {"color": colour, "width": 2, "dash": DASHES.get(curves.title, "solid")}
     shown = smooth(ys) if smoothed else ys
-    figure.add_scatter(x=xs, y=shown, mode="lines", name=curves.title, line=line)
+    mode = "lines+markers" if keys[0] == HELD_OUT else "lines"  # looks are few
+    figure.add_scatter(x=xs, y=shown, mode=mode, name=curves.title, line=line)
     return True
 
 
@@ -77,6 +80,33 @@ def curve(
         legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
     )
     return figure
+
+
+def looks(found: Facts) -> list[tuple[str, go.Figure | None]]:
+    """What was seen of held-out rows while it trained: a chart a figure, with what a screen reader says of it."""
+    paths: dict[tuple[str, ...], None] = {}
+    for curves in found.curves:
+        for line in curves.lines:
+            seen = line.get(HELD_OUT)
+            if seen is None:
+                continue
+            paths[("cross_entropy",)] = None
+            paths |= dict.fromkeys(
+                ("measures", measure, name)
+                for measure, figures in seen["measures"].items()
+                for name in figures
+                if name not in _NO_CURVES
+            )
+            paths |= dict.fromkeys(
+                ("terms", term) for term in seen["terms"] if term != "cross_entropy"
+            )
+    drawn: list[tuple[str, go.Figure | None]] = []
+    for path in paths:
+        title = f"Held out: {words(path[-1])}"
+        drawn.append(
+            (f"{title} over tokens", curve(found, title, _unit(path[-1]), HELD_OUT, *path))
+        )
+    return drawn
 
 
 def bars(found: Facts, title: str, axis: str, measure: str, key: str) -> go.Figure | None:
@@ -160,6 +190,7 @@ def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
     drawn.append(
         ("How alike each block is to its block of the teacher; 1 is the same", layers(found))
     )
+    drawn += looks(found)
     for term in terms(found):
         title = f"Training: {words(term)}"
         drawn.append(
@@ -186,6 +217,10 @@ def all_charts(found: Facts) -> list[tuple[str, go.Figure]]:
 
 
 def _unit(term: str) -> str:
-    """What a term is measured in: the comparisons of what models say are in nats but for total variation."""
+    """What a term or figure is measured in: the comparisons of what models say are in nats but for total variation."""
+    if term == "bits_per_byte":
+        return "bits"
+    if term == "accuracy" or "top" in term.split("_") or "top_1" in term:
+        return "share of tokens" if "mass" not in term else "probability"
     said = term == "cross_entropy" or "kl" in term.split("_") or term == "jensen_shannon"
     return "nats per token" if said else "mean over tokens"

@@ -3,6 +3,7 @@
 import pytest
 import tiny_report
 
+from limbeck import files
 from limbeck.report import charts, collect
 
 
@@ -52,3 +53,31 @@ def test_blocks_are_drawn_beside_those_that_they_are_paired_with(tmp_path):
     (line,) = figure.data
     assert (line.name, list(line.x), list(line.y)) == ("student", [0, 1], [0.9, 0.75])
     assert line.text[1] == "teacher's block 3"
+
+
+def test_looks_at_held_out_rows_are_drawn_apart_from_training(tmp_path):
+    run = tiny_report.folder(tmp_path)
+    lines = [
+        {
+            "stage": "only", "step": step, "tokens": 100 * step,
+            "held_out": {
+                "loss": 2.0, "cross_entropy": 3.0 / step, "terms": {"forward_kl": 1.0 / step},
+                "measures": {"bits_per_byte": {"bits_per_byte": 2.0 / step, "bytes": 9.0}, "agreement": {"kl_to_teacher": None, "teacher_nll": 1.0}},
+            },
+        }
+        for step in (10, 20)
+    ]  # fmt: skip
+    with (run / "log.jsonl").open("ab") as stream:
+        stream.write(b"".join(files.canonical(line) for line in lines))
+    drawn = dict(charts.all_charts(collect.facts(run)))
+    held_out = [said for said in drawn if said.startswith("Held out")]
+    assert held_out == [
+        f"Held out: {name} over tokens" for name in ("cross entropy", "bits per byte", "forward KL")
+    ]
+    (line,) = drawn["Held out: bits per byte over tokens"].data
+    assert (list(line.x), list(line.y), line.mode) == ([1000, 2000], [0.2, 0.1], "lines+markers")
+    training = drawn["Training: forward KL over tokens"].data[-1]
+    assert len(training.y) == 20
+    found = {charts._unit(name) for name in ("top_1_agreement", "top_k_overlap", "accuracy")}
+    assert found == {"share of tokens"}
+    assert charts._unit("student_mass_on_teacher_top_k") == "probability"
