@@ -21,6 +21,7 @@ from limbeck.spelling import (
 from limbeck.stage import Optimizer, Stage
 
 __all__ = [
+    "Benchmarks",
     "Budget",
     "Checkpoints",
     "Compute",
@@ -137,6 +138,43 @@ class Export(Frozen):
         default=1e-4,
         gt=0,
         description="largest allowed difference of float32 logits after loading the export again",
+    )
+
+
+class Benchmarks(Frozen):
+    """Questions of lm-evaluation-harness, put to the models of a run."""
+
+    tasks: tuple[str, ...] = Field(
+        min_length=1,
+        description="names of tasks, or of groups: `lrc9` are the nine of Low-Rank Clone",
+    )
+    without: tuple[str, ...] = Field(
+        default=(), description="tasks of a group that are left out; its average says so"
+    )
+    data: str | None = Field(
+        default=None,
+        description="the folder that holds the rows of each task; null has lm-eval take its own from the Hub",
+    )
+    models: tuple[Literal["teacher", "before", "student", "control"], ...] = Field(
+        default=("teacher", "before", "student", "control"),
+        min_length=1,
+        description="who is asked; `before` is the student as it begins",
+    )
+    few_shot: int | None = Field(
+        default=None, ge=0, description="examples before each question; null for each task's own"
+    )
+    limit: int | None = Field(
+        default=None,
+        gt=0,
+        description="the first questions of each task, and of each subject of mmlu; null for all",
+    )
+    seed: int | None = Field(
+        default=None, ge=0, description="chooses the examples; null for lm-eval's own seeds"
+    )
+    bootstrap: int = Field(
+        default=100_000,
+        ge=0,
+        description="resamples for the errors of figures that are no means; 0 for no errors",
     )
 
 
