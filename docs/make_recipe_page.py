@@ -143,6 +143,7 @@ def page() -> str:
     lines += table(recipe.Export, "`export`")
     lines += table(recipe.Telemetry, "`telemetry`")
     lines += table(recipe.Evaluate, "`evaluate`")
+    lines += table(recipe.Benchmarks, "`evaluate.benchmarks`")
     lines += table(recipe.Watch, "`watch`")
     lines += table(spelling.Ramp, "`weight` or a number among a term's options")
     lines += table(spelling.Linked, "a term that compares taps, among its options")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from limbeck import bringing, names, progress
+from limbeck import bringing, evaluating, names, progress
 from limbeck.bringing import own_work
 from limbeck.errors import STOPPED, Interrupted, LimbeckError, RecipeError
 from limbeck.files import FULL
@@ -176,14 +176,7 @@ def export(run: RunPath) -> None:
         running.export_again(run)
 
 
-@app.command()
-def evaluate(run: RunPath) -> None:
-    """Measures teacher, student and control of a run on its held-out text again."""
-    from limbeck import auditing
-    from limbeck import run as running
-
-    with auditing.kept("evaluate", run):
-        running.evaluate_again(run)
+app.command()(evaluating.evaluate)
 
 
 @app.command()

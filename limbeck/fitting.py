@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from limbeck import loading, names, watching
 from limbeck.errors import RecipeError
+from limbeck.evaluation import _tasks
 from limbeck.recipe import Ramp, Recipe, Stage, Term
 from limbeck.training.links import DEEP, Kind, kind_of
 
@@ -41,6 +42,8 @@ def check(recipe: Recipe) -> Recipe:
             if _between_taps(recipe, term, where):
                 continue
             _check_served(recipe, term, where)
+    if recipe.evaluate is not None and recipe.evaluate.benchmarks is not None:
+        _tasks.wanted(recipe.evaluate.benchmarks, "evaluate.benchmarks.")
     for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
         model = recipe.teacher and recipe.teacher.options.get("model")
         if measure.name == "agreement" and not model:

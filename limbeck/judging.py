@@ -19,7 +19,7 @@ from limbeck.evaluation._tokens import disagreement
 from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Evaluate
-from limbeck.report import collect
+from limbeck.report import benchmarks, collect
 from limbeck.students.pruned import LOOKED_AT
 
 Figures = dict[str, dict[str, dict[str, float]]]
@@ -76,7 +76,7 @@ def evaluate(base: Ground, folder: Folder, stop: Callable[[], bool]) -> Figures:
         "source": asked.source.model_dump(),
         "rows": rows,
         "length": source.length,
-        "asked": asked.model_dump(mode="json", by_alias=True),
+        "asked": _plain(asked),
     }
     sizes = {
         name: {"parameters": float(sum(p.numel() for p in model.parameters()))}
@@ -111,9 +111,12 @@ def _worth(found: Judged, measure: str) -> dict[str, Any]:
 def done(folder: Folder, asked: Evaluate) -> bool:
     """Whether every figure that is asked for is written."""
     path = folder.evaluation(MODELS)
-    return path.is_file() and bool(
-        files.read_json(path)["asked"] == asked.model_dump(mode="json", by_alias=True)
-    )
+    return path.is_file() and bool(files.read_json(path)["asked"] == _plain(asked))
+
+
+def _plain(asked: Evaluate) -> dict[str, Any]:
+    """What is asked of held-out text; benchmarks keep their own account."""
+    return asked.model_dump(mode="json", by_alias=True, exclude={"benchmarks"})
 
 
 def _write(folder: Folder, measure: str, figures: Any, about: dict[str, Any]) -> None:
@@ -157,10 +160,13 @@ def gap_recovered(figures: Figures, measure: str, key: str) -> float | None:
     )
     if teacher is None or student is None or control is None:
         return None
-    behind = teacher - control if key in _HIGHER_IS_BETTER else control - teacher
-    if behind <= 0:
-        return None
-    return (control - student) / (control - teacher)
+    return recovered(teacher, student, control, key in _HIGHER_IS_BETTER)
+
+
+def recovered(teacher: float, student: float, control: float, higher: bool) -> float | None:
+    """The share of the way from control to teacher that a student went; None where the teacher is no better."""
+    behind = teacher - control if higher else control - teacher
+    return None if behind <= 0 else (control - student) / (control - teacher)
 
 
 def read(folder: Folder) -> Figures:
@@ -189,6 +195,7 @@ def tell(folder: Folder, report: Path | None) -> None:
                     f"gap recovered, {name}: {gap:.1%} of (control - teacher)", highlight=False
                 )
         console.print(collect.verdict(collect.facts(folder.path)), highlight=False, markup=False)
+    tell_benchmarks(folder.path / "evaluation/benchmarks")
     samples = folder.evaluation(SAMPLES)
     if samples.is_file():
         told = files.read_json(samples)
@@ -197,6 +204,20 @@ def tell(folder: Folder, report: Path | None) -> None:
             console.print(f"  {name}: {text.strip()!r}", highlight=False, markup=False)
     if report:
         console.print(f"\nReport: {report}", soft_wrap=True, highlight=False)
+
+
+def tell_benchmarks(place: Path) -> None:
+    """Prints what models answered in benchmarks, where there is anything."""
+    kept = benchmarks.read(place)
+    if not kept:
+        return
+    headings, rows = benchmarks.table(kept)
+    table = Table(title="Benchmarks (lm-eval)")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 _COLUMNS: tuple[tuple[str, str, str, str], ...] = (

@@ -190,6 +190,9 @@ class Evaluate(Frozen):
         default=None, description="words that each model goes on from, greedily; null for no sample"
     )
     sample_tokens: int = Field(default=48, gt=0, description="tokens of that sample")
+    benchmarks: Benchmarks | None = Field(
+        default=None, description="what is asked besides; null for nothing"
+    )
 
 
 class Telemetry(Frozen):

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from limbeck import (
     assembly,
+    benchmarking,
     cards,
     choosing,
     exporting,
@@ -33,7 +34,7 @@ from limbeck.errors import Interrupted, LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
 from limbeck.planning import Several
 from limbeck.progress import say
-from limbeck.recipe import Recipe
+from limbeck.recipe import Benchmarks, Recipe
 from limbeck.report import render
 from limbeck.standing import Arm, finished
 from limbeck.training import parallel
@@ -45,6 +46,7 @@ def carry_out(recipe: Recipe) -> None:
     """Record, train, control, export, evaluate, report. The same call again goes on, or says it is done."""
     stop = Stop()
     tracking.check(recipe)
+    benchmarking.check(recipe)
     base, world = _begun(recipe)
     recipe = base.recipe
     runs = [
@@ -78,6 +80,9 @@ def _judge(base: Ground, folder: Folder, stop: Stop, told: tracking.Told) -> Non
     _export_all(base, folder, stop)
     if base.recipe.evaluate and not judging.done(folder, base.recipe.evaluate):
         told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, stop))
+    job = benchmarking.job_of(base, folder)
+    if job is not None:
+        benchmarking.of_run(base, folder, job, stop)
     cards.renew(_plain(base, folder), folder)
 
 
@@ -289,7 +294,22 @@ def evaluate_again(path: Path) -> None:
         raise RecipeError(
             f"{folder.recipe}: 'evaluate' is not given, so there is no held-out text."
         )
+    benchmarking.check(base.recipe)
+    stop = Stop().install()
     with owned(path), contextlib.closing(tracking.Told()) as told:
-        told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, Stop().install()))
+        told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, stop))
+        job = benchmarking.job_of(base, folder)
+        if job is not None:
+            benchmarking.of_run(base, folder, job, stop)
         cards.renew(_plain(base, folder), folder)
+        judging.tell(folder, render.write(folder.path))
+
+
+def put_benchmarks(path: Path, asked: Benchmarks, command: str) -> None:
+    """Puts other benchmarks than its recipe's to the models of a run, and prints what they answered."""
+    benchmarking.check_asked(asked)
+    base, folder = _opened(path)
+    job = benchmarking.Job(asked, benchmarking.answers(folder), command, base.dtype)
+    with owned(path):
+        benchmarking.of_run(base, folder, job, Stop().install())
         judging.tell(folder, render.write(folder.path))

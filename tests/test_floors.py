@@ -24,7 +24,7 @@ FLOORS = (
     ("sources", "teachers", "students"),
     ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
-    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
+    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "evaluating", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
      "launching", "generating", "bringing"),
     ("cli", "__main__"),
 )  # fmt: skip

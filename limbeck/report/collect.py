@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck import files
 from limbeck.errors import LimbeckError
-from limbeck.report import machine
+from limbeck.report import benchmarks, machine
 
 Line = dict[str, Any]
 HELD_OUT = "held_out"
@@ -55,6 +55,7 @@ class Facts:
     tokens: list[Line] = field(default_factory=list)
     layers: list[Line] = field(default_factory=list)
     telemetry: list[Line] = field(default_factory=list)
+    benchmarks: list[Line] = field(default_factory=list)
 
 
 def facts(run: Path) -> Facts:
@@ -98,6 +99,7 @@ def facts(run: Path) -> Facts:
         tokens=tokens,
         layers=layers,
         telemetry=machine.read(run),
+        benchmarks=benchmarks.read(run / "evaluation/benchmarks"),
     )
 
 

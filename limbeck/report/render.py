@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import files
-from limbeck.report import charts, collect, pages
+from limbeck.report import benchmarks, charts, collect, pages
 
 # Nats of KL at which a token is as dark as it gets.
 _DARKEST = 4.0
@@ -24,6 +24,7 @@ def write(run: Path) -> Path:
 def html(found: collect.Facts) -> str:
     """One self-contained page: no file, font or script is fetched."""
     headings, rows = collect.table(found)
+    answered, answers = benchmarks.table(found.benchmarks)
     return pages.filled(
         "page.html.jinja",
         charts.all_charts(found),
@@ -34,6 +35,9 @@ def html(found: collect.Facts) -> str:
             "headings": headings,
             "rows": rows,
             "gaps": _gaps(found),
+            "answered": answered,
+            "answers": answers,
+            "commands": _commands(found),
             "tokens": [_token(one) for one in found.tokens],
             "provenance": _flat(found.provenance),
         },
@@ -50,6 +54,18 @@ def _token(one: dict[str, Any]) -> dict[str, Any]:
     ]
     told = f"{one['text']!r}: {nats:.2f} nats apart\n" + "\n".join(lines)
     return {"text": one["text"], "shade": round(min(1.0, nats / _DARKEST), 2), "told": told}
+
+
+def _benchmarks(found: collect.Facts) -> list[str]:
+    headings, rows = benchmarks.table(found.benchmarks)
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return [*lines, "", *(f"Again: `{command}`" for command in _commands(found))]
+
+
+def _commands(found: collect.Facts) -> list[str]:
+    """The commands that the answers came of, each once."""
+    return list(dict.fromkeys(str(each["command"]) for each in found.benchmarks))
 
 
 def _gaps(found: collect.Facts) -> list[tuple[str, str]]:
@@ -103,6 +119,8 @@ def markdown(found: collect.Facts) -> str:
             f"Held-out text: {found.about['rows']} rows of {found.about['length']} tokens. "
             f"Again: `{found.about['command']}`",
         ]
+    if found.benchmarks:
+        lines += ["", "## Benchmarks", "", *_benchmarks(found)]
     if found.samples:
         lines += ["", f"After the words `{found.samples['prompt']}`:", ""]
         for model, text in found.samples["models"].items():
