@@ -104,4 +104,6 @@ def scores(
         logits = head(states[first : first + _ROWS])
         here = (which >= first) & (which < first + _ROWS)
         rows = which[here] - first
-        yield here, logits[rows, labels[here]] - logits.logsumexp(-1)[rows], logits, rows
+        # Not by logsumexp, though it is nearer to the truth: in float32 on CPUs log_softmax over 49,152 ids errs to one
+        # side by 7e-6 nats a token, which shows in the fifth digit of a perplexity, and so do all who use it.
+        yield here, logits.log_softmax(-1)[rows, labels[here]], logits, rows
