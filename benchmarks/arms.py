@@ -71,7 +71,7 @@ def measured(
 
 def _learner(tree: dict[str, Any]) -> tuple[assembly.Ground, Arm]:
     asked = fitting.check(loading.build(tree))
-    base, world = run._begun(asked)
+    base, world = run.begun(asked)
     folder = Folder(Path(asked.runs) / asked.name)
     folder.path.mkdir(parents=True, exist_ok=True)
     (learner,) = run.arms(base, world, folder, run.Stop())

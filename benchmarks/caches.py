@@ -77,7 +77,7 @@ def size(reader: CacheReader, tokens: int) -> float:
 
 def learner(asked: Recipe) -> Loop:
     """The recipe's student at its first step, as `limbeck train` makes it."""
-    base, world = run._begun(asked)
+    base, world = run.begun(asked)
     place = run.Folder(Path(asked.runs) / asked.name)
     place.path.mkdir(parents=True)
     (one,) = run.arms(base, world, place, run.Stop())

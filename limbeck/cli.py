@@ -169,11 +169,10 @@ def prepare(
 @app.command()
 def export(run: RunPath) -> None:
     """Writes the trained student (and its control) as Hugging Face folders, reloaded and compared."""
-    from limbeck import auditing
-    from limbeck import run as running
+    from limbeck import again, auditing
 
     with auditing.kept("export", run):
-        running.export_again(run)
+        again.export_again(run)
 
 
 app.command()(evaluating.evaluate)

@@ -58,13 +58,13 @@ def evaluate(
 
 def _carried_out(what: str, tasks: str | None, given: dict[str, Any], own: dict[str, str]) -> None:
     """given: options of the benchmarks. own: those of a model without a run."""
-    from limbeck import auditing, benchmarking, run
+    from limbeck import again, auditing, benchmarking
 
     is_run = (Path(what) / "recipe.yaml").is_file()
     if tasks is None:
         _refuse_alone(what, is_run, [*given, *own])
         with auditing.kept("evaluate", Path(what)):
-            run.evaluate_again(Path(what))
+            again.evaluate_again(Path(what))
         return
     # Said again as it was given, for the files that come of it.
     words = ["limbeck", "evaluate", what, "--tasks", tasks]
@@ -77,7 +77,7 @@ def _carried_out(what: str, tasks: str | None, given: dict[str, Any], own: dict[
         for key in own:
             raise RecipeError(f"evaluate: {key} is not of a run; {_OF_MODELS[key]} says it.")
         with auditing.kept("evaluate", Path(what)):
-            run.put_benchmarks(Path(what), asked, shlex.join(words))
+            again.put_benchmarks(Path(what), asked, shlex.join(words))
         return
     if "models" in given:
         raise RecipeError(f"evaluate: --models chooses among those of a run; {what} is none.")

@@ -17,7 +17,6 @@ from limbeck import (
     cards,
     choosing,
     exporting,
-    fitting,
     judging,
     linking,
     loading,
@@ -34,9 +33,9 @@ from limbeck.errors import Interrupted, LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
 from limbeck.planning import Several
 from limbeck.progress import say
-from limbeck.recipe import Benchmarks, Recipe
+from limbeck.recipe import Recipe
 from limbeck.report import render
-from limbeck.standing import Arm, finished
+from limbeck.standing import Arm
 from limbeck.training import parallel
 from limbeck.training.signals import Stop
 from limbeck.types import Teacher
@@ -47,7 +46,7 @@ def carry_out(recipe: Recipe) -> None:
     stop = Stop()
     tracking.check(recipe)
     benchmarking.check(recipe)
-    base, world = _begun(recipe)
+    base, world = begun(recipe)
     recipe = base.recipe
     runs = [
         (assembly.beside(base, one) if recipe.students else base, Folder(Path(one.runs) / one.name))
@@ -77,16 +76,17 @@ def carry_out(recipe: Recipe) -> None:
 
 def _judge(base: Ground, folder: Folder, stop: Stop, told: tracking.Told) -> None:
     """Exports, measures and describes what was trained."""
-    _export_all(base, folder, stop)
+    export_all(base, folder, stop)
     if base.recipe.evaluate and not judging.done(folder, base.recipe.evaluate):
         told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, stop))
     job = benchmarking.job_of(base, folder)
     if job is not None:
         benchmarking.of_run(base, folder, job, stop)
-    cards.renew(_plain(base, folder), folder)
+    cards.renew(plain_arms(base, folder), folder)
 
 
-def _begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
+def begun(recipe: Recipe) -> tuple[Ground, parallel.World]:
+    """The ground of a run, with what is left to the probe settled, and this process's place in the world."""
     assembly.settle(recipe)
     base = assembly.ground(recipe)
     choosing.check(recipe)
@@ -123,7 +123,7 @@ def _nobody() -> None:
     """There is no teacher."""
 
 
-def _plain(base: Ground, folder: Folder) -> list[Arm]:
+def plain_arms(base: Ground, folder: Folder) -> list[Arm]:
     """The arms in one process on the CPU, to look at what they have become."""
     return arms(base, parallel.World(0, 1, torch.device("cpu")), folder, Stop())
 
@@ -239,7 +239,8 @@ def _record(base: Ground, stop: Stop, rank: int, world: int, whole: Recipe) -> d
     return {"recorded": done.recorded, "already": done.already_there}
 
 
-def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
+def export_all(base: Ground, folder: Folder, stop: Stop) -> None:
+    """Writes what student and control have become as folders; one that is there is verified."""
     plain = parallel.World(0, 1, torch.device("cpu"))
     for arm in arms(base, plain, folder, stop):
         if stop():
@@ -261,55 +262,3 @@ def _export_all(base: Ground, folder: Folder, stop: Stop) -> None:
             card=exporting.card(cards.facts(arm, student, tokens)),
         )
         say(f"{arm.title}: reloaded in a fresh process, logits differ by {difference:.2e} at most.")
-
-
-def _opened(path: Path) -> tuple[Ground, Folder]:
-    folder = Folder(path)
-    if not folder.recipe.is_file():
-        raise LimbeckError(f"{path} is no run: it has no recipe.yaml.")
-    recipe = fitting.check(loading.load(folder.recipe))
-    tracking.check(recipe)
-    base = _begun(recipe)[0]
-    prints.check_models(base, folder)
-    return base, folder
-
-
-def export_again(path: Path) -> None:
-    """Writes the exports of a trained run that has none; an export that is there is verified."""
-    base, folder = _opened(path)
-    with owned(path):
-        for arm in _plain(base, folder):
-            if finished(arm) is None:
-                raise LimbeckError(
-                    f"{arm.folder.path} is not trained to its end; run 'limbeck train'."
-                )
-        _export_all(base, folder, Stop().install())
-        say(f"{folder.export} is complete.")
-
-
-def evaluate_again(path: Path) -> None:
-    """Measures the exported models of a run again and prints the table."""
-    base, folder = _opened(path)
-    if base.recipe.evaluate is None:
-        raise RecipeError(
-            f"{folder.recipe}: 'evaluate' is not given, so there is no held-out text."
-        )
-    benchmarking.check(base.recipe)
-    stop = Stop().install()
-    with owned(path), contextlib.closing(tracking.Told()) as told:
-        told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, stop))
-        job = benchmarking.job_of(base, folder)
-        if job is not None:
-            benchmarking.of_run(base, folder, job, stop)
-        cards.renew(_plain(base, folder), folder)
-        judging.tell(folder, render.write(folder.path))
-
-
-def put_benchmarks(path: Path, asked: Benchmarks, command: str) -> None:
-    """Puts other benchmarks than its recipe's to the models of a run, and prints what they answered."""
-    benchmarking.check_asked(asked)
-    base, folder = _opened(path)
-    job = benchmarking.Job(asked, benchmarking.answers(folder), command, base.dtype)
-    with owned(path):
-        benchmarking.of_run(base, folder, job, Stop().install())
-        judging.tell(folder, render.write(folder.path))

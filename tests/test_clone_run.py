@@ -202,7 +202,7 @@ def test_what_no_projection_can_take_is_told_before_a_model_is_loaded(
 ):
     monkeypatch.setattr(load, "load_model", None)  # whoever calls it fails otherwise
     with pytest.raises(RecipeError, match=told):
-        run._begun(asked(place, "refused", ["forward_kl", {"feature_mse": objective}]))
+        run.begun(asked(place, "refused", ["forward_kl", {"feature_mse": objective}]))
 
 
 def test_relations_have_no_projection_of_the_teacher(place):

@@ -18,13 +18,13 @@ HERE = Path(__file__).parents[1]
 PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
 # Each floor may use those below it, and its own without going round in a circle.
 FLOORS = (
-    ("types", "kept", "pages", "intervals", "recipe", "stage", "spelling", "strict", "errors", "names", "files", "progress"),
+    ("types", "kept", "pages", "intervals", "recipe", "stage", "measurement", "spelling", "strict", "errors", "names", "files", "progress"),
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
     ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
-    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "evaluating", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run",
+    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "evaluating", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run", "again",
      "launching", "generating", "bringing"),
     ("cli", "__main__"),
 )  # fmt: skip

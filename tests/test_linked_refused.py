@@ -67,7 +67,7 @@ def place(tmp_path_factory):
 def test_what_cannot_be_is_told_before_a_model_is_loaded(place, monkeypatch, objective, told):
     monkeypatch.setattr(load, "load_model", None)  # whoever calls it fails otherwise
     with pytest.raises(RecipeError, match=told):
-        run._begun(asked(place, "refused", [objective]))
+        run.begun(asked(place, "refused", [objective]))
 
 
 def test_relations_among_too_few_rows_are_refused(place):

@@ -111,7 +111,7 @@ def test_terms_at_what_is_merged_are_refused(place):
         "feature_mse": {"at": {"student": inner, "teacher": "layers.*.post_attention_layernorm"}}
     }
     with pytest.raises(RecipeError, match=r"stage tune, feature_mse.*no module"):
-        run._begun(asked(place, "inside", stages=stages(place, objective=[term])))
+        run.begun(asked(place, "inside", stages=stages(place, objective=[term])))
 
 
 @pytest.mark.parametrize(

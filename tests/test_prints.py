@@ -7,7 +7,7 @@ import tiny_folder
 import torch
 from safetensors.torch import load_file, save_file
 
-from limbeck import run
+from limbeck import again, run
 from limbeck.errors import LimbeckError
 
 pytestmark = pytest.mark.usefixtures("handlers")
@@ -38,12 +38,12 @@ def test_an_export_is_not_made_of_another_teacher_than_was_trained_with(place):
     folder = tiny_folder.folder(recipe)
     before = load_file(folder.export / "model.safetensors")
     shutil.rmtree(folder.export)
-    run.export_again(folder.path)
-    again = load_file(folder.export / "model.safetensors")
-    assert all(torch.equal(before[name], again[name]) for name in before)
+    again.export_again(folder.path)
+    after = load_file(folder.export / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
     shutil.rmtree(folder.export)
     disturb(place / "teacher")
-    for door in (run.export_again, run.evaluate_again):
+    for door in (again.export_again, again.evaluate_again):
         with pytest.raises(LimbeckError, match=r"was begun with teacher .* Bring back what was"):
             door(folder.path)
     assert not folder.export.exists()

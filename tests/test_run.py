@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from limbeck import assembly, fitting, judging, loading, run
+from limbeck import again, assembly, fitting, judging, loading, run
 from limbeck.errors import Damaged, LimbeckError
 from limbeck.folder import owned
 from limbeck.training import meter
@@ -204,7 +204,7 @@ def test_an_export_that_was_lost_is_made_again_with_the_same_bytes(finished):
     for path in finished.control.export.iterdir():
         path.unlink()
     finished.control.export.rmdir()
-    run.export_again(finished.path)
+    again.export_again(finished.path)
     assert exported.read_bytes() == before
     run.carry_out(fitting.check(loading.load(finished.recipe)))
     assert "kl_to_teacher" in (finished.control.export / "README.md").read_text()
@@ -216,16 +216,16 @@ def test_a_run_that_is_not_trained_is_not_exported(place):
     folder.path.mkdir(parents=True)
     folder.recipe.write_text(loading.dump(asked))
     with pytest.raises(LimbeckError, match="not trained to its end"):
-        run.export_again(folder.path)
+        again.export_again(folder.path)
     with pytest.raises(LimbeckError, match="is no run"):
-        run.export_again(place / "text")
+        again.export_again(place / "text")
 
 
 def test_evaluating_again_gives_the_same_figures(finished):
     before = {name: judging.read(finished)[name] for name in ("agreement", "bits_per_byte")}
     for path in (finished.path / "evaluation").iterdir():
         path.unlink()
-    run.evaluate_again(finished.path)
+    again.evaluate_again(finished.path)
     assert {name: judging.read(finished)[name] for name in before} == before
 
 

@@ -6,7 +6,7 @@ import pytest
 import tiny_folder
 import torch
 
-from limbeck import judging, run
+from limbeck import again, judging, run
 from limbeck.errors import RecipeError
 from limbeck.folder import Folder
 from limbeck.teachers import live
@@ -76,7 +76,7 @@ def test_the_same_command_says_that_all_is_done(folders, place, capsys):
 
 def test_a_students_recipe_is_a_run_of_its_own(folders):
     for folder in folders[0]:
-        base, opened = run._opened(folder.path)
+        base, opened = again._opened(folder.path)
         assert not base.recipe.students
         assert opened.path == Folder(folder.path).path
 

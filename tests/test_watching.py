@@ -78,7 +78,7 @@ def test_with_dropout_weights_are_the_same_bits_too(place):
 def test_the_last_look_says_what_the_evaluation_says_of_the_same_model(place, watched):
     base = assembly.ground(asked(place, "watched", control=True))
     source = watching.Behind(assembly.held_out(base), range(16, 22))
-    student_arm, control_arm = run._plain(base, watched)
+    student_arm, control_arm = run.plain_arms(base, watched)
     models = {
         "teacher": assembly.load_teacher(base),
         "student": run.trained_student(student_arm)[0],
@@ -185,7 +185,7 @@ def test_a_stage_ends_early_where_its_figures_say_and_the_next_begins_there(plac
     assert len(figures) == wanted + 1 + 3 < 20
     assert looks[-1]["ended_early"]["of"] == 20
     assert f"ends early at step {len(figures)} of 20" in capsys.readouterr().err
-    arm = run._plain(assembly.ground(recipe), folder)[0]
+    arm = run.plain_arms(assembly.ground(recipe), folder)[0]
     assert [trained_steps(arm, index) for index in (0, 1)] == [len(figures), 2]
     assert tiny_folder.final(folder, 2, "2-two").is_dir()
     (folder.path / "recipe.yaml").write_text(loading.dump(recipe))
@@ -209,7 +209,7 @@ def test_the_best_checkpoint_is_that_of_the_figure(place, figure, better):
     figures = {step: value(look, figure) for step, look in seen(folder).items()}
     assert list(figures) == [1, 2, 3, 4, 5, 6]
     wanted = better(figures, key=lambda step: (figures[step], 0))
-    arm = run._plain(assembly.ground(recipe), folder)[0]
+    arm = run.plain_arms(assembly.ground(recipe), folder)[0]
     chosen = int(best(arm, folder.checkpoints(0, "distil")).name)
     assert figures[chosen] == figures[wanted]
     kept = {item.step for item in checkpoint.found(folder.checkpoints(0, "distil"))}

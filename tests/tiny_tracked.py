@@ -45,7 +45,7 @@ def recipe(place: Path, **changes: object) -> Recipe:
 def trained(asked: Recipe, steps: int = 10**9, figures: dict | None = None) -> Folder:
     """Trains, telling the trackers of the recipe and of nothing but `steps` steps, and what was measured at the end."""
     tracking.check(asked)
-    base, world = run._begun(asked)
+    base, world = run.begun(asked)
     folder = tiny_folder.folder(asked)
     with owned(folder.path), contextlib.closing(tracking.Told()) as told:
         folder.begin(loading.dump(asked), prints.identity)
