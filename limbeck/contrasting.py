@@ -31,9 +31,11 @@ def show(paths: Sequence[Path], html: Path | None, json: Path | None) -> Iterato
     """What is printed of a comparison; writes the page and the file that are asked for."""
     entries = contrast(paths)
     headings, rows = drawn.table(entries)
-    table = Table(*headings, title="On held-out text; intervals hold 95 %")
-    for row in rows:
-        table.add_row(*map(escape, row))
+    # A column a run: what is told of one is long, and a terminal is narrow.
+    first, *others = zip(headings, *rows, strict=True)
+    table = Table(*map(escape, first), title="On held-out text; intervals hold 95 %")
+    for line in others:
+        table.add_row(*map(escape, line))
     yield table
     if any(not one.paired for one in entries):
         yield "Some were judged on other rows: bits per byte compare, but unpaired; KL does not."
