@@ -6,8 +6,10 @@ import pytest
 import tiny_benchmarks
 import tiny_folder
 import torch
+from typer.testing import CliRunner
 
 from limbeck import assembly, benchmarking, files, fitting, judging, loading, run
+from limbeck.cli import app
 from limbeck.errors import DataError, Interrupted, RecipeError
 from limbeck.models import load
 from limbeck.report import render
@@ -109,6 +111,17 @@ def test_a_stopped_evaluation_goes_on_with_the_next_task(finished, place, capsys
 def test_benchmarks_do_not_measure_held_out_text_again(finished, place):
     assert judging.done(finished, asked(place).evaluate)
     assert judging.done(finished, asked(place, limit=9).evaluate)
+
+
+def test_a_run_is_asked_other_questions_than_its_recipes(finished, place):
+    words = ["--tasks", "boolq", "--data", str(place / "data"), "--models", "student,control"]
+    done = CliRunner().invoke(app, ["evaluate", str(finished.path), *words])
+    assert done.exit_code == 0, done.output
+    found = kept(finished, "boolq")
+    assert set(found["models"]) == {"student", "control"}
+    assert set(words) <= set(found["command"].split())
+    assert "boolq" in (finished.path / "report.md").read_text()
+    (finished.path / "evaluation/benchmarks/boolq.json").unlink()
 
 
 def test_one_model_is_asked_without_a_run_as_it_is_in_one(finished, place, capsys, monkeypatch):
