@@ -1,6 +1,7 @@
 """Chat templates of the kinds that models have, in short, and a tiny tokenizer with their control strings."""
 
 import json
+import os
 from pathlib import Path
 
 import tiny_text
@@ -84,7 +85,15 @@ def messages(*said, system=None):
 def written(path: Path, *rows) -> str:
     """Rows as JSONL; a list stands for the messages of a conversation."""
     given = [{"messages": row} if isinstance(row, list) else row for row in rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    text = "".join(json.dumps(row) + "\n" for row in given)
+    mine = path.with_name(f".{path.name}.{os.getpid()}")
+    mine.write_text(text)
+    try:  # of several ranks one writes, and nobody writes under another's eyes
+        os.link(mine, path)
+    except FileExistsError:
+        if path.read_text() != text:
+            path.write_text(text)
+    mine.unlink()
     return str(path)
 
 
