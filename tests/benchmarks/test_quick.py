@@ -26,7 +26,12 @@ PEERS = {
 }
 
 
-@pytest.mark.parametrize("name", PEERS)
+# What make test runs; each is a process that takes seconds to begin. The others are for make test-slow.
+OFTEN = ("head", "prepare", "startup", "step")
+EACH = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in PEERS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_benchmark_runs_at_tiny_sizes_and_writes_nothing(name):
     for peer in PEERS[name]:
         if importlib.util.find_spec(peer) is None:

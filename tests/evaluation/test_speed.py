@@ -47,6 +47,7 @@ def test_states_of_a_hybrid_are_counted_to_the_byte():
     assert state_bytes(state) == attention + kept
 
 
+@pytest.mark.slow
 def test_a_hybrid_keeps_less_the_longer_the_prompt():
     models = {"teacher": build("llama"), "student": build("bamba", **MAMBA)}
     found = measure_speed(models, lengths=[8, 32], new_tokens=2, rounds=1)
@@ -57,6 +58,7 @@ def test_a_hybrid_keeps_less_the_longer_the_prompt():
     )
 
 
+@pytest.mark.slow
 def test_each_size_has_a_row_a_model_with_medians_of_its_rounds(capsys):
     models = {"one": build("llama"), "other": build("qwen3")}
     found = measure_speed(models, lengths=[4], batch=[1, 3], new_tokens=3, rounds=3)

@@ -272,7 +272,7 @@ def test_joints_know_what_is_handed():
     assert links.handed(terms, None) == {}
 
 
-@pytest.mark.parametrize("what", ["clone", "clone-alone"])
+@pytest.mark.parametrize("what", [pytest.param("clone", marks=pytest.mark.slow), "clone-alone"])
 def test_two_ranks_give_the_gradients_of_one(tmp_path, what):
     """Also where no term is on what is said, so that no gradient enters the last block from above."""
     done = subprocess.run(
