@@ -111,8 +111,13 @@ def _bar(description: str, total: int | None, out: TextIO) -> Iterator[Progress]
 
 
 @contextlib.contextmanager
-def _objects(description: str, total: int | None, out: TextIO) -> Iterator[Progress]:
+def _written(total: int | None, out: TextIO, line: Callable[[Progress], str]) -> Iterator[Progress]:
+    """A line now and then, and one at the end."""
     last = 0.0
+
+    def told(counter: Progress) -> None:
+        out.write(line(counter))
+        out.flush()
 
     def show(counter: Progress) -> None:
         nonlocal last
@@ -120,32 +125,25 @@ def _objects(description: str, total: int | None, out: TextIO) -> Iterator[Progr
             last = counter.seconds
             told(counter)
 
-    def told(counter: Progress) -> None:
-        seconds = round(counter.seconds, 3)
-        done = {"done": counter.done, "total": counter.total, "seconds": seconds}
-        out.write(as_json("progress", description, done))
-        out.flush()
-
     counter = Progress(total, show)
     yield counter
     told(counter)
 
 
-@contextlib.contextmanager
-def _lines(description: str, total: int | None, out: TextIO) -> Iterator[Progress]:
-    last = 0.0
+def _objects(
+    description: str, total: int | None, out: TextIO
+) -> contextlib.AbstractContextManager[Progress]:
+    def line(counter: Progress) -> str:
+        done = {"done": counter.done, "total": counter.total, "seconds": round(counter.seconds, 3)}
+        return as_json("progress", description, done)
 
-    def show(counter: Progress) -> None:
-        nonlocal last
-        if counter.seconds - last >= SECONDS_BETWEEN_LINES:
-            last = counter.seconds
-            out.write(f"{description}: {counter.line()}\n")
-            out.flush()
+    return _written(total, out, line)
 
-    counter = Progress(total, show)
-    yield counter
-    out.write(f"{description}: {counter.line()}\n")
-    out.flush()
+
+def _lines(
+    description: str, total: int | None, out: TextIO
+) -> contextlib.AbstractContextManager[Progress]:
+    return _written(total, out, lambda counter: f"{description}: {counter.line()}\n")
 
 
 def in_json() -> bool:
