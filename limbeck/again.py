@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from limbeck import benchmarking, cards, fitting, judging, loading, prints, tracking
+from limbeck import benchmarking, cards, fitting, judging, loading, prints, timing, tracking
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
 from limbeck.progress import say
-from limbeck.recipe import Benchmarks
+from limbeck.recipe import Benchmarks, Speed
 from limbeck.report import render
 from limbeck.run import begun, export_all, plain_arms
 from limbeck.standing import finished
@@ -55,6 +55,8 @@ def evaluate_again(path: Path) -> None:
         job = benchmarking.job_of(base, folder)
         if job is not None:
             benchmarking.of_run(base, folder, job, stop)
+        if base.recipe.evaluate.speed:
+            timing.of_run(base, folder, base.recipe.evaluate.speed, f"limbeck evaluate {path}")
         cards.renew(plain_arms(base, folder), folder)
         judging.tell(folder, render.write(folder.path))
 
@@ -66,4 +68,12 @@ def put_benchmarks(path: Path, asked: Benchmarks, command: str) -> None:
     job = benchmarking.Job(asked, benchmarking.answers(folder), command, base.dtype)
     with owned(path):
         benchmarking.of_run(base, folder, job, Stop().install())
+        judging.tell(folder, render.write(folder.path))
+
+
+def measure_speed(path: Path, asked: Speed, command: str) -> None:
+    """Measures how fast the models of a run write, at other sizes than its recipe's, and prints it."""
+    base, folder = _opened(path)
+    with owned(path):
+        timing.of_run(base, folder, asked, command)
         judging.tell(folder, render.write(folder.path))

@@ -1,4 +1,4 @@
-"""Three doors through which things come in: `fetch` what is known by name, `mirror` what lies on the Hub, `convert` older caches."""
+"""Doors through which things come in and go out: `fetch` what is known by name, `mirror` what lies on the Hub, `convert` older caches, `push` students."""
 
 from __future__ import annotations
 
@@ -114,3 +114,32 @@ def convert(
         old, new, origin=origin, tokenizer=tokenizer, teacher=teacher, values=values
     )
     Console().print(said, soft_wrap=True, markup=False)
+
+
+def push(
+    what: Annotated[
+        Path, typer.Argument(help="A run's folder, or an exported one.", metavar="RUN|EXPORT")
+    ],
+    name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    *,
+    control: Annotated[
+        bool, typer.Option("--control", help="The control, not the student.")
+    ] = False,
+    branch: Annotated[
+        str | None, typer.Option(help="Of the repository; else its main one.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is for its owner alone.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also over a model that limbeck did not push.")
+    ] = False,
+) -> None:
+    """Uploads an exported student with its card to the Hub, in one commit. Log in with 'hf auth login', or set HF_TOKEN."""
+    from limbeck import auditing, pushing
+
+    target = pushing.Target(name, branch, private=private, replace=replace)
+    run = what if (what / "recipe.yaml").is_file() else what.parent
+    with auditing.kept("push", run):
+        address = pushing.push(what, target, control=control)
+    Console().print(f"Pushed: {address}", soft_wrap=True, markup=False, highlight=False)

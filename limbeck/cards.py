@@ -5,36 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from limbeck import assembly, exporting, judging, loading, provenance
+from limbeck import assembly, exporting, licences, loading
+from limbeck.assembly import Model
 from limbeck.folder import Folder
+from limbeck.licences import Origin
 from limbeck.models import load
+from limbeck.recipe import Recipe
+from limbeck.report import card, collect
 from limbeck.standing import Arm, trained_steps
 
+_OF_THE_TEACHER = ("adapters", "hybrid", "low_rank_clone", "pruned")
+"""Students that begin with the teacher's weights, where they name no model of their own."""
 
-def facts(arm: Arm, student: Any, tokens: int) -> dict[str, Any]:
-    """What the model card tells."""
-    teacher = assembly.teacher_model(arm.recipe)
-    terms = [f"{term.name}" for stage in arm.recipe.stages for term in stage.terms]
-    return {
-        "name": f"{arm.recipe.name}, {arm.title}",
-        "teacher": teacher.name if teacher else None,
-        "commit": provenance.commit()["commit"],
-        "fingerprint": load.fingerprint(teacher.name, teacher.revision) if teacher else "none",
-        "method": f"{arm.recipe.student.name} student, {' + '.join(dict.fromkeys(terms))}",
-        "parameters": sum(parameter.numel() for parameter in student.parameters()),
-        "tokens": tokens,
-        "command": "limbeck train recipe.yaml",
-        "recipe": loading.dump(arm.recipe),
-        "versions": provenance.versions(),
-        "measures": {},
-    }
+
+def text(arm: Arm, student: Any, tokens: int, run: Folder) -> str:
+    """The card of an arm. student: the model, or its shapes. run: the folder of the whole run, which holds the figures."""
+    recipe = arm.recipe
+    teacher = assembly.teacher_model(recipe)
+    terms = [f"{term.name}" for stage in recipe.stages for term in stage.terms]
+    control = arm.title == "control"
+    told = card.Made(
+        name=f"{run.path.resolve().name}, control" if control else recipe.name,
+        model="control" if control else "student",
+        method=f"{recipe.student.name} student, {' + '.join(dict.fromkeys(terms))}",
+        tags=("limbeck", "control") if control else ("distillation", "limbeck", recipe.student.name),
+        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        tokens=tokens,
+        teacher=_model("teacher", teacher),
+        teacher_parameters=_size(teacher),
+        fingerprint=load.fingerprint(teacher.name, teacher.revision) if teacher else "none",
+        began=_model("weights it began with", _began(recipe)),
+        texts=_texts(recipe),
+        recipe=loading.dump(recipe),
+        own=recipe.card,
+        code="limbeck" if type(student).__module__.startswith("limbeck.") else None,
+    )  # fmt: skip
+    return card.written(told, collect.facts(run.path))
 
 
 def renew(arms: Sequence[Arm], folder: Folder) -> None:
     """Writes the model cards anew, now with figures."""
-    figures = {
-        name: found for name, found in judging.read(folder).items() if name != judging.MODELS
-    }
     for arm in arms:
         model = load.build_on_meta(load.load_config(str(arm.folder.export)))
         tokens = sum(
@@ -43,5 +53,34 @@ def renew(arms: Sequence[Arm], folder: Folder) -> None:
             * assembly.stage_source(arm.base, stage).length
             for index, stage in enumerate(arm.recipe.stages)
         )
-        told = facts(arm, model, tokens) | {"measures": figures}
-        exporting.recarded(arm.folder.export, exporting.card(told))  # no work where it is the same
+        # No work where it is the same.
+        exporting.recarded(arm.folder.export, text(arm, model, tokens, folder))
+
+
+def _began(recipe: Recipe) -> Model | None:
+    """The model with whose weights a student begins."""
+    own = assembly.model_of(recipe.student)
+    if own is not None or recipe.student.name not in _OF_THE_TEACHER:
+        return own
+    return assembly.teacher_model(recipe)
+
+
+def _model(role: str, model: Model | None) -> Origin | None:
+    return licences.of_model(role, model.name, model.revision) if model else None
+
+
+def _size(model: Model | None) -> int | None:
+    if model is None:
+        return None
+    shapes = load.build_on_meta(load.load_config(model.name, revision=model.revision))
+    return int(sum(parameter.numel() for parameter in shapes.parameters()))
+
+
+def _texts(recipe: Recipe) -> tuple[Origin, ...]:
+    """The texts of all stages, each once."""
+    found: dict[str, Origin] = {}
+    for stage in recipe.stages:
+        one = licences.of_text("text", stage.source.options)
+        if one is not None:
+            found.setdefault(one.name, one)
+    return tuple(found.values())

@@ -175,6 +175,7 @@ def export(run: RunPath) -> None:
         again.export_again(run)
 
 
+app.command()(bringing.push)
 app.command()(evaluating.evaluate)
 
 

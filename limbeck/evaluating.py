@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from limbeck import measurement
 from limbeck.errors import LimbeckError, RecipeError
 
+Asked = TypeVar("Asked", bound=BaseModel)
 _OF_MODELS = {"--device": "compute.device", "--dtype": "compute.dtype", "--to": "the run's folder"}
 
 
@@ -38,6 +40,13 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="The first questions of each task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses the examples.")] = None,
     bootstrap: Annotated[int | None, typer.Option(help="Resamples for errors; 100000.")] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="How fast they read and write, instead.")
+    ] = False,
+    lengths: Annotated[str | None, typer.Option(help="Of prompts, with --speed: 512,2048.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Prompts at a time: 1,8.")] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Tokens written behind; 32.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Turns of each model; 3.")] = None,
     device: Annotated[str | None, typer.Option(help="Of a model: auto, cpu, cuda:1.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of a model: float32 (the default), bfloat16 or auto.")
@@ -46,44 +55,85 @@ def evaluate(
         Path | None, typer.Option(help="Of a model: the folder to write; evaluations/NAME.")
     ] = None,
 ) -> None:
-    """Measures the models of a run again, or puts lm-eval's benchmarks to them, or to one model."""
+    """Measures the models of a run again, puts lm-eval's benchmarks to them or to one model, or times them."""
     options = {
         "without": without, "data": data, "models": models, "few_shot": few_shot, "limit": limit,
         "seed": seed, "bootstrap": bootstrap,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None}
     of_model = {"--device": device, "--dtype": dtype, "--to": to and str(to)}
-    _carried_out(what, tasks, given, {key: value for key, value in of_model.items() if value})
+    own = {key: value for key, value in of_model.items() if value}
+    sizes = {"lengths": lengths, "batches": batches, "new_tokens": new_tokens, "rounds": rounds}
+    times = {key: value for key, value in sizes.items() if value is not None}
+    if speed:
+        if tasks is not None or given:
+            raise RecipeError("evaluate: --speed and --tasks are two questions; ask one at a time.")
+        return _timed(what, times, own)
+    for key in times:
+        raise RecipeError(f"evaluate: --{key.replace('_', '-')} belongs to --speed, not given.")
+    return _carried_out(what, tasks, given, own)
+
+
+def _timed(what: str, given: dict[str, Any], own: dict[str, str]) -> None:
+    """given: options of --speed. own: those of a model without a run."""
+    from limbeck import again, auditing, timing
+
+    words = _words(["limbeck", "evaluate", what, "--speed"], given, own)
+    asked = _asked(given, measurement.Speed, ("lengths", "batches"))
+    if _is_run(what, own):
+        with auditing.kept("evaluate", Path(what)):
+            again.measure_speed(Path(what), asked, words)
+        return
+    timing.of_model(_named(what, own), asked, words)
+
+
+def _is_run(what: str, own: dict[str, str]) -> bool:
+    """Whether it is a run, which has no options of a model."""
+    if not (Path(what) / "recipe.yaml").is_file():
+        return False
+    for key in own:
+        raise RecipeError(f"evaluate: {key} is not of a run; {_OF_MODELS[key]} says it.")
+    return True
+
+
+def _words(words: list[str], given: dict[str, Any], own: dict[str, str]) -> str:
+    """The command, said again as it was given, for the files that come of it."""
+    for key, value in given.items():
+        words += [f"--{key.replace('_', '-')}", str(value)]
+    for key, value in own.items():
+        words += [key, value]
+    return shlex.join(words)
+
+
+def _named(what: str, own: dict[str, str]) -> Any:
+    """A model without a run."""
+    from limbeck import benchmarking
+
+    to = Path(own["--to"]) if "--to" in own else None
+    return benchmarking.Named(what, own.get("--device", "auto"), own.get("--dtype", "float32"), to)
 
 
 def _carried_out(what: str, tasks: str | None, given: dict[str, Any], own: dict[str, str]) -> None:
     """given: options of the benchmarks. own: those of a model without a run."""
     from limbeck import again, auditing, benchmarking
 
-    is_run = (Path(what) / "recipe.yaml").is_file()
     if tasks is None:
+        is_run = (Path(what) / "recipe.yaml").is_file()
         _refuse_alone(what, is_run, [*given, *own])
         with auditing.kept("evaluate", Path(what)):
             again.evaluate_again(Path(what))
         return
-    # Said again as it was given, for the files that come of it.
-    words = ["limbeck", "evaluate", what, "--tasks", tasks]
-    for key, value in given.items():
-        words += [f"--{key.replace('_', '-')}", str(value)]
-    for key, value in own.items():
-        words += [key, value]
-    asked = _asked({"tasks": tasks, **given})
-    if is_run:
-        for key in own:
-            raise RecipeError(f"evaluate: {key} is not of a run; {_OF_MODELS[key]} says it.")
+    words = _words(["limbeck", "evaluate", what, "--tasks", tasks], given, own)
+    asked = _asked(
+        {"tasks": tasks, **given}, measurement.Benchmarks, ("tasks", "without", "models")
+    )
+    if _is_run(what, own):
         with auditing.kept("evaluate", Path(what)):
-            again.put_benchmarks(Path(what), asked, shlex.join(words))
+            again.put_benchmarks(Path(what), asked, words)
         return
     if "models" in given:
         raise RecipeError(f"evaluate: --models chooses among those of a run; {what} is none.")
-    to = Path(own["--to"]) if "--to" in own else None
-    model = benchmarking.Named(what, own.get("--device", "auto"), own.get("--dtype", "float32"), to)
-    benchmarking.of_model(model, asked, shlex.join(words))
+    benchmarking.of_model(_named(what, own), asked, words)
 
 
 def _refuse_alone(what: str, is_run: bool, given: list[str]) -> None:
@@ -96,15 +146,14 @@ def _refuse_alone(what: str, is_run: bool, given: list[str]) -> None:
         )
 
 
-def _asked(options: dict[str, Any]) -> Any:
+def _asked(options: dict[str, Any], of: type[Asked], lists: tuple[str, ...]) -> Asked:
     """The options as the recipe's key; words that stand in a list are parted by commas."""
     from limbeck import loading
-    from limbeck.recipe import Benchmarks
 
-    for key in ("tasks", "without", "models"):
+    for key in lists:
         if key in options:
             options[key] = [name.strip() for name in options[key].split(",") if name.strip()]
     try:
-        return Benchmarks.model_validate(options)
+        return of.model_validate(options)
     except ValidationError as reason:
         raise loading.told("limbeck evaluate", reason) from reason

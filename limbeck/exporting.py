@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -150,59 +149,3 @@ def recarded(folder: Path, card: str) -> None:
     fresh.rename(folder)
     files.sync_folder(folder.parent)
     shutil.rmtree(old)
-
-
-def card(facts: dict[str, Any]) -> str:
-    """The model card: what it is, from whom, how good, and the command that makes it again.
-
-    facts: name, teacher, license, method, parameters, tokens, command, recipe, versions, measures.
-    """
-    front = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        *([f"base_model: {facts['teacher']}"] if _on_hub(facts["teacher"]) else []),
-        "tags: [distillation, limbeck]",
-        "---",
-    ]
-    lines = [
-        *front,
-        "",
-        f"# {facts['name']}",
-        "",
-        f"A student of `{facts['teacher'] or 'no teacher'}`, distilled with Limbeck {facts['versions'].get('limbeck', '(not installed)')}.",
-        "",
-        f"- Method: {facts['method']}",
-        f"- Parameters: {facts['parameters']:,}",
-        f"- Tokens trained on: {facts['tokens']:,}",
-        f"- Teacher fingerprint: `{facts['fingerprint']}`",
-        f"- Made by: `{facts['command']}`"
-        + (f", commit {facts['commit']}" if facts["commit"] else ""),
-        f"- Versions: {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}",
-        "",
-        *_measures(facts["measures"]),
-        "## Recipe",
-        "",
-        "```yaml",
-        facts["recipe"].strip(),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _on_hub(name: str | None) -> bool:
-    """Whether a name is an owner's model on the hub and not a folder of this machine."""
-    return name is not None and name.count("/") == 1 and not Path(name).exists()
-
-
-def _measures(measures: dict[str, dict[str, dict[str, float]]]) -> list[str]:
-    lines: list[str] = []
-    for measure, models in measures.items():
-        keys = list(next(iter(models.values())))
-        lines += [f"## {measure.replace('_', ' ').capitalize()} on held-out text", ""]
-        lines += ["| model | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
-        for model, values in models.items():
-            lines.append(f"| {model} | " + " | ".join(f"{values[key]:,.4g}" for key in keys) + " |")
-        lines.append("")
-    return lines

@@ -19,14 +19,14 @@ from limbeck.evaluation._tokens import disagreement
 from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Evaluate
-from limbeck.report import benchmarks, collect
+from limbeck.report import benchmarks, collect, speeds
 from limbeck.students.pruned import LOOKED_AT
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """{measure: {model: {name: value}}}"""
 
 SAMPLES, TOKENS, LAYERS, MODELS = "samples", "tokens", "layers", "models"
-_NO_TABLES = (SAMPLES, TOKENS, LAYERS)
+_NO_TABLES = (SAMPLES, TOKENS, LAYERS, speeds.NAME)
 """Files of an evaluation that hold no figures by model."""
 _HIGHER_IS_BETTER = ("top_1_agreement",)
 # Which figure of which measure tells how much of the gap was recovered.
@@ -115,8 +115,8 @@ def done(folder: Folder, asked: Evaluate) -> bool:
 
 
 def _plain(asked: Evaluate) -> dict[str, Any]:
-    """What is asked of held-out text; benchmarks keep their own account."""
-    return asked.model_dump(mode="json", by_alias=True, exclude={"benchmarks"})
+    """What is asked of held-out text; benchmarks and speed keep their own account."""
+    return asked.model_dump(mode="json", by_alias=True, exclude={"benchmarks", "speed"})
 
 
 def _write(folder: Folder, measure: str, figures: Any, about: dict[str, Any]) -> None:
@@ -196,6 +196,7 @@ def tell(folder: Folder, report: Path | None) -> None:
                 )
         console.print(collect.verdict(collect.facts(folder.path)), highlight=False, markup=False)
     tell_benchmarks(folder.path / "evaluation/benchmarks")
+    tell_speed(folder.path / "evaluation")
     samples = folder.evaluation(SAMPLES)
     if samples.is_file():
         told = files.read_json(samples)
@@ -211,8 +212,18 @@ def tell_benchmarks(place: Path) -> None:
     kept = benchmarks.read(place)
     if not kept:
         return
-    headings, rows = benchmarks.table(kept)
-    table = Table(title="Benchmarks (lm-eval)")
+    _print_table("Benchmarks (lm-eval)", *benchmarks.table(kept))
+
+
+def tell_speed(place: Path) -> None:
+    """Prints how fast models write, where that was measured."""
+    kept = speeds.read(place)
+    if kept:
+        _print_table("How fast they read and write", *speeds.table(kept))
+
+
+def _print_table(title: str, headings: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="left" if number < 2 else "right")
     for row in rows:

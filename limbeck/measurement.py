@@ -1,8 +1,8 @@
-"""What is measured of a run: while it trains, at its end, by benchmarks, and of the machine. Changes no weight but by `patience`."""
+"""What is measured of a run: while it trains, at its end, by benchmarks, and of the machine; and what its card says. Changes no weight but by `patience`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -75,6 +75,19 @@ class Benchmarks(Frozen):
     )
 
 
+class Speed(Frozen):
+    """How fast models read prompts and write behind them, turn by turn, and what memory that takes."""
+
+    lengths: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(512,), min_length=1, description="tokens of a prompt"
+    )
+    batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(1,), min_length=1, description="prompts at a time; each with every length"
+    )
+    new_tokens: int = Field(default=32, gt=0, description="tokens that are written behind it")
+    rounds: int = Field(default=3, gt=0, description="turns of each model; medians are told")
+
+
 class Evaluate(Frozen):
     """What is measured at the end, on text that nobody was trained on."""
 
@@ -90,6 +103,9 @@ class Evaluate(Frozen):
     benchmarks: Benchmarks | None = Field(
         default=None, description="what is asked besides; null for nothing"
     )
+    speed: Speed | None = Field(
+        default=None, description="how fast they write is measured at these sizes; null for not"
+    )
 
 
 class Telemetry(Frozen):
@@ -102,4 +118,33 @@ class Telemetry(Frozen):
         default=None,
         gt=0,
         description="a second, of one device in the dtype of `compute`, for model FLOPs utilisation; null takes what is known of well-known GPUs in bfloat16",
+    )
+    price_per_hour: float | None = Field(
+        default=None,
+        ge=0,
+        description="what an hour of this machine costs, for the report; null where nobody counts",
+    )
+    currency: str = Field(
+        default="USD", pattern=r"^[A-Z]{3}$", description="of that price, in three letters"
+    )
+
+
+class Card(Frozen):
+    """What the model card says that nobody can measure."""
+
+    license: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]*$",
+        description="of the student, as the Hub spells it, such as `apache-2.0`; null takes that of the model whose weights it began with, where its folder tells",
+    )
+    language: tuple[str, ...] = Field(
+        default=(), description="of the text, in ISO 639-1, such as `[en, de]`"
+    )
+    datasets: tuple[str, ...] = Field(
+        default=(),
+        description="names on the Hub of the text; those that sources name are found without",
+    )
+    notes: str | None = Field(
+        default=None,
+        description="a paragraph of your own: what it is for, and what it is not good at",
     )

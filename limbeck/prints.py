@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck import assembly, files, loading, provenance
+from limbeck import assembly, files, licences, loading, provenance
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError
 from limbeck.folder import Folder
@@ -38,9 +38,18 @@ def write(base: Ground, folder: Folder) -> None:
         "dtype": str(base.dtype),
     }
     if not _path(folder).is_file():
-        told = provenance.of_run(base.recipe, vocab=base.vocab, prints=prints)
+        spent = _spent(base.recipe)
+        more = {"text_spent": spent} if spent else {}
+        told = provenance.of_run(base.recipe, vocab=base.vocab, prints=prints, **more)
         files.write_json(_path(folder), told)
     _same(folder, prints, "Give this one another name (name=…), or bring back what was changed.")
+
+
+def _spent(recipe: Recipe) -> list[dict[str, Any]]:
+    """What the texts that teachers wrote had cost, as their folders tell."""
+    texts = [licences.of_text(stage.name, stage.source.options) for stage in recipe.stages]
+    told = {one.name: one for one in texts if one is not None and one.spent is not None}
+    return [{"text": one.name, "teacher": one.writer, "spent": one.spent} for one in told.values()]
 
 
 def check_models(base: Ground, folder: Folder) -> None:
@@ -87,7 +96,7 @@ def identity(text: str) -> str:
     """What makes two runs the same one: all but where its folder is and what does not touch its weights."""
     recipe = loading.build(parse_yaml(text, "recipe.yaml"), "recipe.yaml")
     free = ["resume", "log_every", "runs", "export", "evaluate", "checkpoints"]
-    free += ["track", "telemetry"]
+    free += ["track", "telemetry", "card"]
     if recipe.watch is not None and recipe.watch.patience is None:
         free.append("watch")  # a stage that may end early is another one
     plain = {name: Recipe.model_fields[name].default for name in free}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.measurement import Benchmarks, Evaluate, Telemetry, Watch
+from limbeck.measurement import Benchmarks, Card, Evaluate, Speed, Telemetry, Watch
 from limbeck.spelling import (
     Budget,
     Frozen,
@@ -24,6 +24,7 @@ from limbeck.stage import Optimizer, Stage
 __all__ = [
     "Benchmarks",
     "Budget",
+    "Card",
     "Checkpoints",
     "Compute",
     "Evaluate",
@@ -37,6 +38,7 @@ __all__ = [
     "Ramp",
     "Recipe",
     "Scheduled",
+    "Speed",
     "Stage",
     "Telemetry",
     "Term",
@@ -159,6 +161,9 @@ class Recipe(Frozen):
     )
     telemetry: Telemetry = Field(
         default=Telemetry(), description="what is measured of the machine while a run works"
+    )
+    card: Card = Field(
+        default=Card(), description="what the model card says that nobody can measure"
     )
     resume: str = Field(
         default="auto",

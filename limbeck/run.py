@@ -24,6 +24,7 @@ from limbeck import (
     recorded,
     recording,
     telemetry,
+    timing,
     tracking,
     watching,
 )
@@ -82,6 +83,8 @@ def _judge(base: Ground, folder: Folder, stop: Stop, told: tracking.Told) -> Non
     job = benchmarking.job_of(base, folder)
     if job is not None:
         benchmarking.of_run(base, folder, job, stop)
+    if base.recipe.evaluate and base.recipe.evaluate.speed:
+        timing.of_run(base, folder, base.recipe.evaluate.speed, f"limbeck evaluate {folder.path}")
     cards.renew(plain_arms(base, folder), folder)
 
 
@@ -259,6 +262,6 @@ def export_all(base: Ground, folder: Folder, stop: Stop) -> None:
             checkpoint=asked.checkpoint,
             max_difference=asked.max_difference,
             probe=judging.probe(base),
-            card=exporting.card(cards.facts(arm, student, tokens)),
+            card=cards.text(arm, student, tokens, folder),
         )
         say(f"{arm.title}: reloaded in a fresh process, logits differ by {difference:.2e} at most.")

@@ -13,22 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limbeck import files
 from limbeck.errors import LimbeckError
-from limbeck.exporting import about, card, check, export, recarded
+from limbeck.exporting import about, check, export, recarded
 from limbeck.training.signals import Stop
-
-FACTS = {
-    "name": "tiny, student",
-    "teacher": "someone/teacher",
-    "commit": "abc",
-    "fingerprint": "f" * 64,
-    "method": "pruned student, forward_kl",
-    "parameters": 12_345,
-    "tokens": 6_000,
-    "command": "limbeck train recipe.yaml",
-    "recipe": "name: tiny\n",
-    "versions": {"limbeck": "0.1.0", "torch": "2.13"},
-    "measures": {},
-}
 
 
 def exported(folder, student, *, dtype="float32", tokenizer=None):
@@ -174,22 +160,3 @@ def test_a_damaged_export_gets_no_new_card(tmp_path):
     with pytest.raises(LimbeckError, match=r"config\.json"):
         recarded(place, "new")
     assert (place / "README.md").read_text() == "old"
-
-
-def test_a_card_tells_from_whom_how_and_how_good():
-    measures = {
-        "bits_per_byte": {"teacher": {"bits_per_byte": 1.0}, "student": {"bits_per_byte": 1.5}}
-    }
-    text = card(FACTS | {"measures": measures})
-    assert text.startswith("---\nlibrary_name: transformers\n")
-    for told in (
-        "base_model: someone/teacher", "# tiny, student", "12,345", "6,000", "f" * 64,
-        "`limbeck train recipe.yaml`, commit abc", "torch 2.13", "name: tiny",
-        "## Bits per byte on held-out text", "| student | 1.5 |",
-    ):  # fmt: skip
-        assert told in text, told
-
-
-def test_a_card_names_no_folder_of_this_machine_as_a_model_of_the_hub(tmp_path):
-    for teacher in (str(tmp_path), None):
-        assert "base_model" not in card(FACTS | {"teacher": teacher})

@@ -22,9 +22,9 @@ FLOORS = (
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence",
+    ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence", "licences", "pushing",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
-    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "evaluating", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run", "again",
+    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "timing", "evaluating", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run", "again",
      "launching", "generating", "bringing"),
     ("cli", "__main__"),
 )  # fmt: skip

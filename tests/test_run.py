@@ -207,7 +207,7 @@ def test_an_export_that_was_lost_is_made_again_with_the_same_bytes(finished):
     again.export_again(finished.path)
     assert exported.read_bytes() == before
     run.carry_out(fitting.check(loading.load(finished.recipe)))
-    assert "kl_to_teacher" in (finished.control.export / "README.md").read_text()
+    assert "KL to the teacher" in (finished.control.export / "README.md").read_text()
 
 
 def test_a_run_that_is_not_trained_is_not_exported(place):

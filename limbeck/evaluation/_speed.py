@@ -127,6 +127,13 @@ def _now(device: torch.device) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
+@torch.no_grad()
+def state_of(model: PreTrainedModel) -> Cache:
+    """What a model keeps of one token. Raises ModelError where that is no cache of transformers."""
+    place = next(model.parameters()).device
+    return _prefill(model, torch.zeros(1, 1, dtype=torch.long, device=place))[1]
+
+
 def _prefill(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Cache]:
     """Reads a prompt (batch, time): the likeliest next ids (batch, 1), and the state behind it."""
     empty = remembering.begun(layout.trunk(model))

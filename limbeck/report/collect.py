@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck import files
 from limbeck.errors import LimbeckError
-from limbeck.report import benchmarks, machine
+from limbeck.report import benchmarks, machine, speeds
 
 Line = dict[str, Any]
 HELD_OUT = "held_out"
@@ -56,6 +56,7 @@ class Facts:
     layers: list[Line] = field(default_factory=list)
     telemetry: list[Line] = field(default_factory=list)
     benchmarks: list[Line] = field(default_factory=list)
+    speed: Line = field(default_factory=dict)
 
 
 def facts(run: Path) -> Facts:
@@ -80,6 +81,8 @@ def facts(run: Path) -> Facts:
         if path.stem == "layers":
             layers = found["students"]
             continue
+        if path.stem == speeds.NAME:
+            continue
         figures[path.stem] = found["models"]
         gaps |= found.get("gap_recovered", {})
         sure[path.stem] = {key: found[key] for key in _SURE if key in found}
@@ -100,6 +103,7 @@ def facts(run: Path) -> Facts:
         layers=layers,
         telemetry=machine.read(run),
         benchmarks=benchmarks.read(run / "evaluation/benchmarks"),
+        speed=speeds.read(run / "evaluation"),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import files
-from limbeck.report import benchmarks, charts, collect, pages
+from limbeck.report import benchmarks, charts, collect, cost, pages, speeds
 
 # Nats of KL at which a token is as dark as it gets.
 _DARKEST = 4.0
@@ -25,6 +25,7 @@ def html(found: collect.Facts) -> str:
     """One self-contained page: no file, font or script is fetched."""
     headings, rows = collect.table(found)
     answered, answers = benchmarks.table(found.benchmarks)
+    measured, speed = speeds.table(found.speed)
     return pages.filled(
         "page.html.jinja",
         charts.all_charts(found),
@@ -37,8 +38,11 @@ def html(found: collect.Facts) -> str:
             "gaps": _gaps(found),
             "answered": answered,
             "answers": answers,
+            "measured": measured,
+            "speed": speed,
             "commands": _commands(found),
             "tokens": [_token(one) for one in found.tokens],
+            "cost": cost.of_run(found).rows(),
             "provenance": _flat(found.provenance),
         },
     )
@@ -58,9 +62,12 @@ def _token(one: dict[str, Any]) -> dict[str, Any]:
 
 def _benchmarks(found: collect.Facts) -> list[str]:
     headings, rows = benchmarks.table(found.benchmarks)
+    return [*_table(headings, rows), "", *(f"Again: `{command}`" for command in _commands(found))]
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return [*lines, "", *(f"Again: `{command}`" for command in _commands(found))]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _commands(found: collect.Facts) -> list[str]:
@@ -109,8 +116,7 @@ def markdown(found: collect.Facts) -> str:
     for told in collect.ends(found):
         lines += [told, ""]
     if rows:
-        lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+        lines += [*_table(headings, rows), ""]
     for name, value in _gaps(found):
         lines.append(f"- Gap recovered, {name}: {value} of (control - teacher)")
     if found.about:
@@ -121,10 +127,16 @@ def markdown(found: collect.Facts) -> str:
         ]
     if found.benchmarks:
         lines += ["", "## Benchmarks", "", *_benchmarks(found)]
+    if found.speed:
+        measured, speed = speeds.table(found.speed)
+        lines += ["", "## How fast they read and write", "", *_table(measured, speed)]
+        lines += ["", f"Again: `{found.speed['command']}`"]
     if found.samples:
         lines += ["", f"After the words `{found.samples['prompt']}`:", ""]
         for model, text in found.samples["models"].items():
             lines += [f"- {model}: {json.dumps(text.strip(), ensure_ascii=False)}"]
+    took = cost.of_run(found).rows()
+    lines += ["", "## Cost", "", *(f"- {name}: {value}" for name, value in took)] if took else []
     lines += ["", "## Recipe", "", "```yaml", found.recipe.strip(), "```", "", "## Provenance", ""]
     lines += [f"- {name}: `{value}`" for name, value in _flat(found.provenance)]
     return "\n".join(lines) + "\n"
