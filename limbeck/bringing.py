@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -139,7 +140,7 @@ def push(
     from limbeck import auditing, pushing
 
     target = pushing.Target(name, branch, private=private, replace=replace)
-    run = what if (what / "recipe.yaml").is_file() else what.parent
-    with auditing.kept("push", run):
+    run = next((one for one in (what, what.parent) if (one / "recipe.yaml").is_file()), None)
+    with auditing.kept("push", run) if run else contextlib.nullcontext():
         address = pushing.push(what, target, control=control)
     Console().print(f"Pushed: {address}", soft_wrap=True, markup=False, highlight=False)

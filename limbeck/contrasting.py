@@ -23,7 +23,7 @@ from limbeck.strict import parse_yaml
 
 MEASURES = (("bits_per_byte", "bits_per_byte"), ("agreement", "kl_to_teacher"))
 """What runs are compared by: (measure, figure), both lower where better."""
-_FREE = ("name", "seed", "runs", "resume", "log_every", "evaluate")
+_FREE = ("name", "seed", "runs", "resume", "log_every", "evaluate", "track", "telemetry", "card")
 _SEED = re.compile(r"[-_.]?(seed[-_]?)?\d+$")
 
 

@@ -130,7 +130,10 @@ def _folder(name: str, revision: str | None, kind: str) -> Path | None:
 
 def _told(folder: Path | None) -> str | None:
     """The licence that a folder's card names in its metadata, or its manifest."""
-    told = _card(folder).get("license")
+    data = _card(folder)
+    told = data.get("license")
+    if told == "other":  # the Hub's way to say that its list lacks it
+        told = data.get("license_name", told)
     if isinstance(told, str) and told.strip():
         return told.strip().lower()
     told = _about(folder).get("licence") if folder is not None else None

@@ -78,6 +78,10 @@ def _exported(what: Path, control: bool) -> Path:
     run = Folder(what)
     if run.recipe.is_file():
         place = run.control.export if control else run.export
+        if (what / "students").is_dir() and not place.is_dir():
+            raise LimbeckError(
+                f"{what} has several students; push one of {what / 'students'}, each under a name of its own."
+            )
         if not place.is_dir():
             raise LimbeckError(
                 f"{place} is not there: nothing was exported. 'limbeck train' or 'limbeck export {what}' writes it."

@@ -18,6 +18,7 @@ def card(folder, text):
     [
         ("---\nlicense: Apache-2.0\n---\n", "apache-2.0"),
         ("---\nlicense: gemma\n---\nwords\n", "gemma"),
+        ("---\nlicense: other\nlicense_name: llama3\n---\n", "llama3"),
         ("---\nlicense: [mit]\n---\n", None),
         ("---\nlicense: [unclosed\n---\n", None),
         ("no metadata\n", None),

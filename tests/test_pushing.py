@@ -157,6 +157,8 @@ def test_other_bytes_on_the_hub_than_here_are_seen(run, login):
 def test_a_damaged_export_a_run_without_one_and_another_folder_are_refused(run, login, tmp_path):
     with files.committed(tmp_path / "text", {"kind": "generated text"}) as partial:
         (partial / "train.jsonl").write_text("")
+    (tmp_path / "several/students/1-pruned").mkdir(parents=True)
+    (tmp_path / "several/recipe.yaml").write_text("name: several\n")
     (run / "export/config.json").write_text("[]")
     (run / "control/export").rename(tmp_path / "aside")
     with tiny_push_hub.serving() as hub:
@@ -164,6 +166,7 @@ def test_a_damaged_export_a_run_without_one_and_another_folder_are_refused(run, 
         for what, control, told in (
             (run, False, r"config\.json"),
             (run, True, "nothing was exported"),
+            (tmp_path / "several", False, "has several students"),
             (tmp_path / "text", False, "wanted an export"),
             (tmp_path / "aside", True, "--control is of a run"),
             (tmp_path, False, "neither a run"),
