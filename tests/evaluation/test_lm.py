@@ -76,6 +76,7 @@ def test_what_is_written_is_what_the_loop_writes(pair):
     assert ours == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the harness and its libraries
 def test_a_whole_task_gets_the_same_numbers(pair, harness, tmp_path):
     rows = [

@@ -106,6 +106,7 @@ def test_finishing_gives_a_plain_model_with_the_same_logits(kind):
     assert (tiny.llama(seed=1)(ids).logits - trained).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @needs
 def test_two_ranks_give_the_gradients_of_one(tmp_path):
     done = subprocess.run(

@@ -64,6 +64,7 @@ def test_one_rank_goes_on_from_what_two_ranks_saved(tmp_path):
         torch.testing.assert_close(weights(both)[name], tensor, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_from_what_one_rank_saved(tmp_path):
     alone = tiny_run.job(tmp_path / "one", stage_=tiny_run.stage(micro_rows=1))
     loop.run([alone])

@@ -103,6 +103,7 @@ def test_rows_of_a_forward_change_no_figure(tmp_path, micro_rows):
     same(other["terms"], one["terms"], 1e-12)
 
 
+@pytest.mark.slow
 def test_two_ranks_see_the_same_to_the_last_bit(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0",

@@ -84,6 +84,7 @@ def test_no_split_of_a_step_changes_a_gradient_of_talks(tmp_path, data, batch, m
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_gradients_of_one_on_talks(tmp_path, batch):
     """Invariant 25."""
     done = subprocess.run(
