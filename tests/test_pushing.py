@@ -77,7 +77,9 @@ def test_a_student_is_there_byte_for_byte_in_one_commit_and_the_token_nowhere(ru
 def test_a_folder_a_branch_and_a_control_and_nothing_is_sent_twice(run, login):
     with tiny_push_hub.serving() as hub:
         login(hub)
-        push(run, Target("someone/tiny"))
+        first = push(run, Target("someone/tiny"))
+        assert push(run, Target("someone/tiny")) == first  # the same commit: nothing is new
+        assert len(hub.commits) == 1
         push(run / "export", Target("someone/tiny", "other"))
         assert hub.repos["someone/tiny"]["other"] == contents(run / "export")
         assert len(hub.sent) == 1

@@ -15,6 +15,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 TOKEN = "canary-of-the-hub-7c1e"
 
 
+def _oid(path, there):
+    """What the Hub says a file is, before it is sent: SHA-256 of weights, Git's name of others."""
+    if path not in there:
+        return None
+    return (
+        hashlib.sha256(there[path]).hexdigest()
+        if path.endswith(".safetensors")
+        else blob(there[path])
+    )
+
+
 def blob(raw):
     return hashlib.sha1(b"blob %d\0" % len(raw) + raw).hexdigest()
 
@@ -107,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         there = self.server.hub.files(name, revision)
         told = [
             {"path": one["path"], "uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular",
-             "shouldIgnore": False, "oid": blob(there[one["path"]]) if one["path"] in there else None}
+             "shouldIgnore": False, "oid": _oid(one["path"], there)}
             for one in json.loads(raw)["files"]
         ]  # fmt: skip
         return self.send(200, {"files": told})
@@ -145,6 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
             200, {"success": True, "commitOid": oid, "commitUrl": address, "hookOutput": ""}
         )
 
+    def info(self, _, name, *revision):
+        """The newest commit."""
+        if name not in self.server.hub.repos:
+            return self.send(404, {"error": "Repository not found"})
+        return self.send(200, {"id": name, "sha": self.server.hub.commits[-1][0], "siblings": []})
+
     def tree(self, _, name, revision):
         hub, told = self.server.hub, []
         for path, raw in sorted(hub.files(name, revision).items()):
@@ -178,6 +195,7 @@ _DOORS = (
     (rf"/{_NAME}\.git/info/lfs/objects/batch", "batch"),
     (rf"/api/models/{_NAME}/commit/(.+)", "commit"),
     (rf"/api/models/{_NAME}/tree/([^/]+)", "tree"),
+    (rf"/api/models/{_NAME}(?:/revision/(.+))?", "info"),
 )
 
 
