@@ -53,7 +53,8 @@ def teacher_model(recipe: Recipe) -> Model | None:
 def model_of(part: Part | None) -> Model | None:
     """The model that a part's options name."""
     options = part.options if part else {}
-    return Model(options["model"], options.get("revision")) if options.get("model") else None
+    name = options.get("model")
+    return Model(name, options.get("revision")) if name and isinstance(name, str) else None
 
 
 def settle(recipe: Recipe) -> None:
@@ -69,30 +70,43 @@ def settle(recipe: Recipe) -> None:
         pages.give_back()
 
 
-def ground(recipe: Recipe) -> Ground:
-    """Tokenizer, vocabulary and device of a recipe; models that do not fit one another are refused here."""
-    teacher, student = teacher_model(recipe), model_of(recipe.student)
+def origin(recipe: Recipe) -> Model:
+    """The model whose tokenizer is the run's."""
     named = Model(recipe.tokenizer) if recipe.tokenizer else None
-    origin = named or teacher or student
-    if origin is None:
+    found = named or teacher_model(recipe) or model_of(recipe.student)
+    if found is None:
         raise RecipeError("No model names a tokenizer: set 'tokenizer' to a folder or a hub name.")
-    tokenizer = load.load_tokenizer(origin.name, revision=origin.revision)
+    return found
+
+
+def unchecked(recipe: Recipe) -> Ground:
+    """Tokenizer, vocabulary and device of a recipe, whether or not its models fit them."""
+    whose = origin(recipe)
+    tokenizer = load.load_tokenizer(whose.name, revision=whose.revision)
     mark = tokenizer_fingerprint(tokenizer)
     ids = max(tokenizer.get_vocab().values()) + 1
-    for role, model in (("teacher", teacher), ("student", student)):
-        if model and model != origin:
-            _same_tokenizer(role, model, origin, tokenizer)
+    device = place.device_of(recipe.compute.device)
+    dtype = place.dtype_of(recipe.compute.dtype, device)
+    return Ground(recipe, tokenizer, mark, ids, device, dtype)
+
+
+def ground(recipe: Recipe) -> Ground:
+    """Tokenizer, vocabulary and device of a recipe; models that do not fit one another are refused here."""
+    base, whose = unchecked(recipe), origin(recipe)
+    for role, model in (
+        ("teacher", teacher_model(recipe)),
+        ("student", model_of(recipe.student)),
+    ):
+        if model and model != whose:
+            _same_tokenizer(role, model, whose, base.tokenizer)
         if model:
             sizes = load.load_config(model.name, revision=model.revision).get_text_config()
             room = sizes.vocab_size
-            if room < ids:
+            if room < base.vocab:
                 raise ModelError(
-                    f"{role} {model.name} has {room:,} ids, the tokenizer of {origin.name} has {ids:,}."
+                    f"{role} {model.name} has {room:,} ids, the tokenizer of {whose.name} has {base.vocab:,}."
                 )
-    device = place.device_of(recipe.compute.device)
-    return Ground(
-        recipe, tokenizer, mark, ids, device, place.dtype_of(recipe.compute.dtype, device)
-    )
+    return base
 
 
 def beside(base: Ground, recipe: Recipe) -> Ground:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 from limbeck import loading, names, watching
@@ -21,37 +22,86 @@ _SERVED = ("remote", "cached")
 
 def check(recipe: Recipe) -> Recipe:
     """The same recipe, once every part and option is known to exist and to be of the right kind."""
+    for clash in clashes(recipe):
+        raise clash
+    return recipe
+
+
+def clashes(recipe: Recipe) -> Iterator[RecipeError]:
+    """Everything that does not go together, in order. Of a part that is wrong by itself nothing more is asked."""
+    wrong = set[str]()
     for where, family, part in loading.parts(recipe):
-        loading.checked(part, family, where)
-    _check_merged(recipe)
-    _check_server(recipe)
-    watching.check(recipe)
-    needs_teacher = {"cross_entropy"}
+        reason = _refused(partial(loading.checked, part, family, where))
+        if reason is not None:
+            wrong.add(where)
+            yield reason
+    for touched, ask in _questions(recipe):
+        reason = _refused(ask) if wrong.isdisjoint(touched) else None
+        if reason is not None:
+            yield reason
+
+
+def _refused(ask: Callable[[], object]) -> RecipeError | None:
+    try:
+        ask()
+    except RecipeError as reason:
+        return reason
+    return None
+
+
+def _questions(recipe: Recipe) -> Iterator[tuple[set[str], Callable[[], object]]]:
+    """What is asked of a recipe, and of which of its parts each question is."""
+    students = {"student", *(f"students[{number}]" for number in range(len(recipe.students)))}
+    watched = recipe.watch.measures if recipe.watch else ()
+    looks = {f"watch.measures[{number}]" for number in range(len(watched))}
+    yield students, partial(_check_merged, recipe)
+    yield {"teacher"}, partial(_check_server, recipe)
+    yield {"teacher"} | looks, partial(watching.check, recipe)
     for index, stage in enumerate(recipe.stages):
-        wanted = sorted({term.name for term in stage.terms} - needs_teacher)
-        if wanted and recipe.teacher is None:
-            raise RecipeError(f"stages[{index}].objective: {', '.join(wanted)} needs a teacher.")
-        if stage.forward == "layer_forced":
-            _check_forced(recipe, stage, f"stages[{index}]")
-        _check_different(stage.terms, f"stages[{index}].objective")
-        for number, term in enumerate(stage.objective):
-            where = f"stages[{index}].objective[{number}]"
-            _check_temperature(term, where)
-            _check_weight(term, where)
-            _check_enough(term, stage.micro_rows, where)
-            if _between_taps(recipe, term, where):
-                continue
-            _check_served(recipe, term, where)
+        yield from _of_stage(recipe, stage, f"stages[{index}]")
     if recipe.evaluate is not None and recipe.evaluate.benchmarks is not None:
-        _tasks.wanted(recipe.evaluate.benchmarks, "evaluate.benchmarks.")
+        asked = recipe.evaluate.benchmarks
+        yield set(), partial(_tasks.wanted, asked, "evaluate.benchmarks.")
+    yield set(), partial(_check_measures, recipe)
+
+
+def _of_stage(
+    recipe: Recipe, stage: Stage, where: str
+) -> Iterator[tuple[set[str], Callable[[], object]]]:
+    each = [f"{where}.objective[{number}]" for number in range(len(stage.objective))]
+    yield set(), partial(_check_taught, recipe, stage, where)
+    if stage.forward == "layer_forced":
+        yield set(each), partial(_check_forced, recipe, stage, where)
+    yield set(each), partial(_check_different, stage.terms, f"{where}.objective")
+    for place, term in zip(each, stage.objective, strict=True):
+        yield {place}, partial(_check_temperature, term, place)
+        yield {place}, partial(_check_weight, term, place)
+        yield {place}, partial(_check_enough, term, stage.micro_rows, place)
+        yield {place, "teacher"}, partial(_check_kind, recipe, term, place)
+
+
+def _check_taught(recipe: Recipe, stage: Stage, where: str) -> None:
+    """Refuses terms that compare with a teacher where there is none."""
+    wanted = sorted({term.name for term in stage.terms} - {"cross_entropy"})
+    if wanted and recipe.teacher is None:
+        raise RecipeError(f"{where}.objective: {', '.join(wanted)} needs a teacher.")
+
+
+def _check_kind(recipe: Recipe, term: Term, where: str) -> None:
+    """Refuses taps that cannot be compared so, and what the kind of cache cannot serve."""
+    if not _between_taps(recipe, term, where):
+        _check_served(recipe, term, where)
+
+
+def _check_measures(recipe: Recipe) -> None:
+    """Refuses to compare at the end with a teacher that nobody can load."""
+    model = recipe.teacher and recipe.teacher.options.get("model")
     for number, measure in enumerate(recipe.evaluate.measures if recipe.evaluate else ()):
-        model = recipe.teacher and recipe.teacher.options.get("model")
         if measure.name == "agreement" and not model:
             raise RecipeError(
                 f"evaluate.measures[{number}]: 'agreement' needs a teacher whose 'model' is named. "
                 "Set evaluate.measures to [bits_per_byte]; a served teacher has no weights to compare with."
             )
-    return recipe
 
 
 def _check_server(recipe: Recipe) -> None:

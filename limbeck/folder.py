@@ -47,18 +47,23 @@ class Folder:
         """The figures of one measure."""
         return self.path / "evaluation" / f"{measure}.json"
 
-    def begin(self, recipe: str, identity: Callable[[str], str]) -> None:
-        """Claims the folder for a recipe; another one is refused.
+    def check(self, recipe: str, identity: Callable[[str], str]) -> None:
+        """Refuses a recipe that is another than the one which this folder is of. Writes nothing.
 
         identity: what of a recipe's text makes a run the same run; how it is resumed does not.
         """
-        if self.recipe.is_file():
-            before, after = identity(self.recipe.read_text(encoding="utf-8")), identity(recipe)
-            if before != after:
-                raise LimbeckError(
-                    f"{self.path} holds a run of another recipe:\n{_difference(before, after)}\n"
-                    "Give this one another name (name=…), or remove that folder."
-                )
+        if not self.recipe.is_file():
+            return
+        before, after = identity(self.recipe.read_text(encoding="utf-8")), identity(recipe)
+        if before != after:
+            raise LimbeckError(
+                f"{self.path} holds a run of another recipe:\n{_difference(before, after)}\n"
+                "Give this one another name (name=…), or remove that folder."
+            )
+
+    def begin(self, recipe: str, identity: Callable[[str], str]) -> None:
+        """Claims the folder for a recipe; another one is refused."""
+        self.check(recipe, identity)
         files.write_bytes(self.recipe, recipe.encode())
 
 

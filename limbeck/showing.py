@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +16,9 @@ from limbeck.assembly import Model
 from limbeck.cache import kinds
 from limbeck.cache.format import CacheAbout, chosen
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.estimating import GIGA, count, estimate, lent
+from limbeck.estimating import GIGA, Estimate, count, estimate, lent
 from limbeck.models import load, place, quantised
-from limbeck.recipe import Recipe, Watch
+from limbeck.recipe import Recipe, Stage, Watch
 from limbeck.training.links import Tied
 from limbeck.training.trained import trainable
 
@@ -121,8 +122,9 @@ def _add_stage(
     asked = zip(stage.terms, linking.functions(recipe, stage), strict=True)
     tied = {term.title: one for term, one in asked if isinstance(one, Tied)}
     maps = linking.map_parameters(list(tied.values()))
-    taps = linking.channels(list(tied.values()))
-    peak = estimate(student, trained, teacher, stage, recipe, bytes_each, maps=maps, taps=taps)
+    peak = peak_of(
+        recipe, stage, student, list(tied.values()), teacher=teacher, bytes_each=bytes_each
+    )
     arms = 2 if recipe.control else 1
     table.add_section()
     table.add_row(f"stage {stage.name}", " + ".join(term.title for term in stage.terms))
@@ -145,6 +147,24 @@ def _add_stage(
             table.add_row(f"  cache at {tap}", told)
     if recipe.evaluate is None:
         table.add_row("  evaluation", "none")
+
+
+def peak_of(
+    recipe: Recipe,
+    stage: Stage,
+    student: PreTrainedModel,
+    tied: Sequence[Tied],
+    *,
+    teacher: int,
+    bytes_each: int,
+) -> Estimate:
+    """Peak memory of a stage. student: its shapes, merged where the stage's is. tied: its terms between taps.
+
+    teacher: parameters of a teacher that stands beside.
+    """
+    trained = count(student, trainable(student, stage))
+    maps, taps = linking.map_parameters(tied), linking.channels(tied)
+    return estimate(student, trained, teacher, stage, recipe, bytes_each, maps=maps, taps=taps)
 
 
 def _ids(given: int | list[int] | None) -> list[int]:
@@ -202,17 +222,7 @@ def _writes(recipe: Recipe) -> list[str]:
 
 def warnings(recipe: Recipe, model: Model | None) -> list[str]:
     """What a user should know before spending hours."""
-    found = []
-    if not recipe.control and recipe.teacher is not None:
-        found.append(
-            "no control arm: without 'control: true' nobody can tell whether distillation helped."
-        )
-    for part in recipe.students or (recipe.student,):
-        if asked := choosing.left_to_the_probe(part):
-            found.append(
-                f"{asked.auto} attentions are kept where the probe will find them most needed; here they are counted as if "
-                "they stood at equal distances."
-            )
+    found = of_recipe(recipe)
     try:
         base = assembly.ground(recipe)
     except LimbeckError as reason:
@@ -231,4 +241,20 @@ def warnings(recipe: Recipe, model: Model | None) -> list[str]:
         found.append(
             f"documents are separated by {base.tokenizer.eos_token!r}, the tokenizer's eos token."
         )
+    return found
+
+
+def of_recipe(recipe: Recipe) -> list[str]:
+    """What can be said of a recipe before its models are looked at."""
+    found = []
+    if not recipe.control and recipe.teacher is not None:
+        found.append(
+            "no control arm: without 'control: true' nobody can tell whether distillation helped."
+        )
+    for part in recipe.students or (recipe.student,):
+        if asked := choosing.left_to_the_probe(part):
+            found.append(
+                f"{asked.auto} attentions are kept where the probe will find them most needed; here they are counted as if "
+                "they stood at equal distances."
+            )
     return found

@@ -129,6 +129,16 @@ def _digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
     return files.file_digest(path)
 
 
+def stops(name: str, *, revision: str | None = None) -> list[int]:
+    """The ids at which generation of this model ends, by its generation config or else its config."""
+    folder = _folder(name, revision, (*_CONFIG, "generation_config.json"))
+    path = folder / "generation_config.json"
+    found = _object(path).get("eos_token_id") if path.is_file() else None
+    if found is None:
+        found = _config(folder / "config.json", name).eos_token_id
+    return [one for one in (found if isinstance(found, list) else [found]) if one is not None]
+
+
 def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     """A model of shapes without storage: to count parameters, not to run."""
     bar_kernels()
