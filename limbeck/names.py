@@ -49,9 +49,10 @@ def find(family: str, name: str) -> Callable[..., Any]:
                 f"'{name}' is {type(found).__name__}; wanted a function or a class of limbeck.{family}'s kind."
             )
         return found  # type: ignore[no-any-return]
-    names = members(family)
-    if name not in names:
-        raise RecipeError(f"No '{name}' in limbeck.{family}.{suggestion(name, list(names))}")
+    known = name.isidentifier() and not name.startswith("_")
+    if not known or not (HERE / family / f"{name}.py").is_file():
+        names = list(members(family))
+        raise RecipeError(f"No '{name}' in limbeck.{family}.{suggestion(name, names)}")
     module = importlib.import_module(f"limbeck.{family}.{name}")
     return getattr(module, name)  # type: ignore[no-any-return]
 
