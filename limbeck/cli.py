@@ -15,6 +15,7 @@ from rich.table import Table
 
 from limbeck import bringing, evaluating, names, progress
 from limbeck.bringing import own_work
+from limbeck.doctor import command as examining
 from limbeck.errors import STOPPED, Interrupted, LimbeckError, RecipeError
 from limbeck.files import FULL
 from limbeck.launching import command as launching
@@ -101,6 +102,7 @@ def show(
         examples.show(asked, sample)
 
 
+app.command()(examining.doctor)
 app.command()(bringing.fetch)
 app.command()(bringing.mirror)
 app.command()(bringing.convert)

@@ -78,6 +78,7 @@ def test_help_names_every_command(limbeck):
     doors = [
         "list",
         "show",
+        "doctor",
         "fetch",
         "record",
         "generate",

@@ -24,7 +24,7 @@ FLOORS = (
     ("sources", "teachers", "students"),
     ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence", "licences", "pushing",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
-    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "timing", "evaluating", "contrasting", "cards", "showing", "comparing", "examples", "preparing", "probing", "run", "again",
+    ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "timing", "evaluating", "contrasting", "cards", "showing", "doctor", "comparing", "examples", "preparing", "probing", "run", "again",
      "launching", "generating", "bringing"),
     ("cli", "__main__"),
 )  # fmt: skip
