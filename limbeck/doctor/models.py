@@ -100,7 +100,8 @@ def _weights(role: str, model: Model) -> list[Finding]:
         cure = "Bring them; other formats are converted with save_pretrained."
         return [fault(f"{folder}: {said}", role, wanted="safetensors.", cure=cure)]
     size = sum((folder / name).stat().st_size for name in shards)
-    return [ok(f"{len(shards)} files of weights, {size:,} bytes.", role)]
+    files_of = "1 file" if len(shards) == 1 else f"{len(shards)} files"
+    return [ok(f"{files_of} of weights, {size:,} bytes.", role)]
 
 
 def _hub(role: str, model: Model) -> list[Finding]:
