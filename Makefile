@@ -85,7 +85,7 @@ bench-clone: plain-text ## Low-rank clones beside students of their size, withou
 	$(BIN)/python benchmarks/clone.py --termwise
 	$(BIN)/python benchmarks/page.py
 
-bench-hybrid: plain-text ## Hybrids by mixer, kept attentions and stages, and a step of each stage: 11 runs, about an hour; goes on where it stopped
+bench-hybrid: plain-text ## Hybrids by mixer, kept attentions and stages, and a step of each stage: 15 runs, about an hour; goes on where it stopped
 	$(BIN)/python benchmarks/mohawk_step.py
 	$(BIN)/python benchmarks/hybrid.py --tokens 32768 --rows 64
 	$(BIN)/python benchmarks/page.py

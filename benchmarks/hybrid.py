@@ -38,6 +38,10 @@ ARMS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "discrete, spread, 1 + 2 + 3": ("discrete_mamba2", KEPT, ("orient", "align")),
     "discrete, none, 1 + 2 + 3": ("discrete_mamba2", "none", ("orient", "align")),
     "discrete from identity, probe, 1 + 2 + 3": ("discrete_mamba2", PROBED, ("orient", "align")),
+    "discrete from identity, probe, 2 + 3": ("discrete_mamba2", PROBED, ("align",)),
+    "discrete from identity, probe, 3": ("discrete_mamba2", PROBED, ()),
+    "discrete from identity, spread, 1 + 2 + 3": ("discrete_mamba2", KEPT, ("orient", "align")),
+    "discrete from identity, none, 1 + 2 + 3": ("discrete_mamba2", "none", ("orient", "align")),
 }
 
 
