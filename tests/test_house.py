@@ -97,7 +97,8 @@ def test_nothing_is_asked_whether_it_has_an_attribute_or_run_as_code():
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") in ("hasattr", "eval", "exec")
     ]
-    assert not [where(path, call) for path, call in calls]
+    # What a model wrote is run there and nowhere else, in a process that can reach nothing.
+    assert [where(path) for path, _ in calls] == ["limbeck/evaluation/_jail.py"]
 
 
 def test_nothing_is_read_that_could_be_code():
