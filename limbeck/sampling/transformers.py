@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,6 +48,22 @@ def _nucleus(scores: Tensor, top_p: float) -> Tensor:
     return torch.empty_like(scores).scatter(-1, places, ordered)
 
 
+class _Said:
+    """True for rows (rows,) in which one of these texts stands: looked for only where the newest token can have ended it."""
+
+    def __init__(self, tokenizer: Any, until: Sequence[str], begins: int) -> None:
+        self._tokenizer, self._until, self._begins = tokenizer, until, begins
+        # A token holds a byte or more.
+        self._tail = 1 + max(len(text.encode()) for text in until)
+
+    def __call__(self, ids: Tensor, _scores: Any) -> Tensor:
+        """ids: (rows, time), prompts in front."""
+        tails = ids[:, max(self._begins, ids.shape[1] - self._tail) :].tolist()
+        texts = [self._tokenizer.decode(tail, skip_special_tokens=True) for tail in tails]
+        said = [any(end in text for end in self._until) for text in texts]
+        return torch.tensor(said, device=ids.device)
+
+
 @torch.inference_mode()
 def write(
     model: PreTrainedModel,
@@ -55,8 +72,12 @@ def write(
     drawing: Drawing,
     *,
     stop: Callable[[], bool],
+    until: Sequence[str] = (),
 ) -> list[Answer] | None:
-    """Answers to a batch of (id, token ids), padded on the left; None where it was asked to stop before the end."""
+    """Answers to a batch of (id, token ids), padded on the left; None where it was asked to stop before the end.
+
+    until: texts that end an answer and are not a part of it.
+    """
     device = next(model.parameters()).device
     longest = max(len(ids) for _, ids in prompts)
     ends = model.generation_config.eos_token_id if model.generation_config else None
@@ -81,6 +102,8 @@ def write(
     stopped = StoppingCriteriaList(
         [lambda ids, _scores: torch.full((len(ids),), stop(), device=ids.device)]
     )
+    if until:
+        stopped.append(_Said(tokenizer, until, longest))
     written = model.generate(
         rows.to(device),
         attention_mask=there.to(device),
@@ -91,7 +114,7 @@ def write(
     if stop():
         return None
     return [
-        _answer(tokenizer, ids.tolist(), end, len(given))
+        _until(_answer(tokenizer, ids.tolist(), end, len(given)), until)
         for ids, (_, given) in zip(written[:, longest:], prompts, strict=True)
     ]
 
@@ -102,3 +125,11 @@ def _answer(tokenizer: Any, ids: list[int], end: set[int], read: int) -> Answer:
     text = tokenizer.decode(ids[:length], skip_special_tokens=True)
     count = len(ids) if length is None else length + 1
     return Answer(text, "", "length" if length is None else "stop", read, count)
+
+
+def _until(answer: Answer, until: Sequence[str]) -> Answer:
+    """The answer up to the first of these texts."""
+    places = [place for end in until if (place := answer.text.find(end)) >= 0]
+    if not places:
+        return answer
+    return replace(answer, text=answer.text[: min(places)], finish="stop")

@@ -73,3 +73,17 @@ def test_temperature_0_takes_the_likeliest():
     both = write(model, tokenizer, pair, Drawing(0, 1, 4), stop=lambda: False)
     assert both[0].text == one.text
     assert one.tokens_in == 2
+
+
+def test_an_answer_ends_at_a_text_that_is_no_part_of_it_and_the_rest_is_not_written():
+    model, tokenizer = tiny.llama(vocab=320), tiny_text.tokenizer()
+    pair, drawing = [("a", [5, 6]), ("b", [9, 8, 7])], Drawing(1.0, None, 40)
+    plain = write(model, tokenizer, pair, drawing, stop=lambda: False)
+    ends = [answer.text[8:11] for answer in plain]
+    steps = []
+    ended = write(model, tokenizer, pair, drawing, stop=lambda: bool(steps.append(1)), until=ends)
+    for before, after in zip(plain, ended, strict=True):
+        first = min(place for end in ends if (place := before.text.find(end)) >= 0)
+        assert after.text == before.text[:first]
+        assert after.finish == "stop"
+    assert len(steps) < 40
