@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from limbeck import assembly, files, judging, prints
 from limbeck.assembly import Ground
 from limbeck.errors import Interrupted, RecipeError
-from limbeck.evaluation import _answers, _harness, _tasks
+from limbeck.evaluation import _answers, _code, _harness, _tasks
 from limbeck.folder import Folder, locked
 from limbeck.models import load, place
 from limbeck.progress import say
@@ -66,8 +66,9 @@ def check(recipe: Recipe) -> None:
 def check_asked(asked: Benchmarks, where: str = DOOR) -> None:
     """The same for benchmarks of the command line, or of that place."""
     found = _tasks.check(asked, where)
-    if asked.data is None:
-        _harness.index(found)
+    known = [name for name in found if name not in _code.TASKS]
+    if asked.data is None and known:
+        _harness.index(known)
 
 
 def of_run(base: Ground, folder: Folder, job: Job, stop: Callable[[], bool]) -> None:
@@ -188,7 +189,7 @@ def _settings(job: Job, name: str) -> dict[str, Any]:
         "rows": _tasks.fingerprint(name, asked.data),
         "lm_eval": _harness.release(),
         "dtype": str(job.dtype).removeprefix("torch."),
-    }
+    } | (_code.settings(asked) if name in _code.TASKS else {})
 
 
 def _answered(job: Job, settings: dict[str, Any], name: str, model: Contender) -> bool:
@@ -205,7 +206,7 @@ def _ask(
 ) -> None:
     from limbeck.evaluation._lm import TreeLM
 
-    lm = TreeLM(model.load(), model.tokenizer)
+    lm = TreeLM(model.load(), model.tokenizer, seed=job.asked.seed or 0)
     for number, (name, task) in enumerate(tasks.items(), start=1):
         if stop():
             raise Interrupted("Stopped between benchmarks; the same command goes on with the next.")

@@ -40,6 +40,15 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="The first questions of each task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses the examples.")] = None,
     bootstrap: Annotated[int | None, typer.Option(help="Resamples for errors; 100000.")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run what models write for humaneval and mbpp.")
+    ] = False,
+    isolation: Annotated[
+        str | None, typer.Option(help="How that is locked in: namespaces, or weaker, syscalls.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Answers of humaneval and mbpp for pass@k; else one, greedy.")
+    ] = None,
     speed: Annotated[
         bool, typer.Option("--speed", help="How fast they read and write, instead.")
     ] = False,
@@ -58,13 +67,26 @@ def evaluate(
     """Measures the models of a run again, puts lm-eval's benchmarks to them or to one model, or times them."""
     options = {
         "without": without, "data": data, "models": models, "few_shot": few_shot, "limit": limit,
-        "seed": seed, "bootstrap": bootstrap,
+        "seed": seed, "bootstrap": bootstrap, "allow_code": allow_code or None, "isolation": isolation,
+        "samples": samples,
     }  # fmt: skip
-    given = {key: value for key, value in options.items() if value is not None}
     of_model = {"--device": device, "--dtype": dtype, "--to": to and str(to)}
-    own = {key: value for key, value in of_model.items() if value}
     sizes = {"lengths": lengths, "batches": batches, "new_tokens": new_tokens, "rounds": rounds}
-    times = {key: value for key, value in sizes.items() if value is not None}
+    _chosen((what, tasks, speed), _said(options), _said(of_model), _said(sizes))
+
+
+def _said(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _chosen(
+    asked: tuple[str, str | None, bool],
+    given: dict[str, Any],
+    own: dict[str, str],
+    times: dict[str, Any],
+) -> None:
+    """Times models, or puts benchmarks to them. asked: what, which tasks, whether it is timed."""
+    what, tasks, speed = asked
     if speed:
         if tasks is not None or given:
             raise RecipeError("evaluate: --speed and --tasks are two questions; ask one at a time.")
@@ -99,7 +121,7 @@ def _is_run(what: str, own: dict[str, str]) -> bool:
 def _words(words: list[str], given: dict[str, Any], own: dict[str, str]) -> str:
     """The command, said again as it was given, for the files that come of it."""
     for key, value in given.items():
-        words += [f"--{key.replace('_', '-')}", str(value)]
+        words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
     for key, value in own.items():
         words += [key, value]
     return shlex.join(words)

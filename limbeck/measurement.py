@@ -66,12 +66,30 @@ class Benchmarks(Frozen):
         description="the first questions of each task, and of each subject of mmlu; null for all",
     )
     seed: int | None = Field(
-        default=None, ge=0, description="chooses the examples; null for lm-eval's own seeds"
+        default=None,
+        ge=0,
+        description="chooses the examples, and what `samples` draws; null for lm-eval's own seeds",
     )
     bootstrap: int = Field(
         default=100_000,
         ge=0,
         description="resamples for the errors of figures that are no means; 0 for no errors",
+    )
+    allow_code: bool = Field(
+        default=False,
+        description="whether programs that a model wrote may be run on this machine, locked in; `humaneval` and `mbpp` "
+        "are refused without it",
+    )
+    isolation: Literal["namespaces", "syscalls"] = Field(
+        default="namespaces",
+        description="how they are locked in: in Linux namespaces, where nothing of the machine is seen, or, weaker, by a "
+        "filter of system calls alone, where they can read what you can read",
+    )
+    samples: int | None = Field(
+        default=None,
+        gt=0,
+        description="answers to each question of `humaneval` and `mbpp`, drawn at temperature 0.2, for pass@k; null for "
+        "one greedy answer",
     )
 
 

@@ -15,6 +15,33 @@ def _write(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def code(place: Path, *, rows: int = 3) -> Path:
+    """Rows of humaneval and mbpp, in whose questions a number is to be given back."""
+    for number in range(rows):
+        name = f"give_{number}"
+        row = {
+            "task_id": f"HumanEval/{number}", "entry_point": name,
+            "prompt": f"def {name}(wine):\n", "canonical_solution": f"    return {number}\n",
+            "test": f"def check(candidate):\n    assert candidate(0) == {number}\n",
+        }  # fmt: skip
+        _add(place / "humaneval/test.jsonl", row)
+    for number in range(rows + 5):
+        name = f"give_{number}"
+        row = {
+            "task_id": number + 1, "text": f"Write {name}.", "code": f"def {name}(x):\n    return x + START",
+            "test_setup_code": f"START = {number}", "challenge_test_list": [""],
+            "test_list": [f"assert {name}({x}) == {x + number}" for x in range(3)],
+        }  # fmt: skip
+        _add(place / f"mbpp/{'test' if number < rows else 'prompt'}.jsonl", row)
+    return place
+
+
+def _add(path: Path, row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
 def folder(place: Path) -> Path:
     """piqa and arc_easy with examples; boolq, lambada, wikitext and gsm8k with questions (and what gsm8k must have)."""
     draw = random.Random(5)

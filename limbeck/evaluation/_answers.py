@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from limbeck import files
+from limbeck.evaluation import _code
 from limbeck.evaluation._harness import Outcome
 from limbeck.evaluation._tasks import GROUPS
 from limbeck.recipe import Benchmarks
@@ -27,7 +28,9 @@ def path_of(place: Path, title: str, asked: Benchmarks) -> Path:
     """Where a task's answers are kept: another number of questions or examples is another file."""
     shots = f".{asked.few_shot}-shot" if asked.few_shot is not None else ""
     limit = f".limit-{asked.limit}" if asked.limit is not None else ""
-    return place / f"{title}{shots}{limit}.json"
+    code = title in _code.TASKS and asked.samples is not None
+    samples = f".{asked.samples}-samples" if code else ""
+    return place / f"{title}{shots}{limit}{samples}.json"
 
 
 def read(path: Path, settings: dict[str, Any]) -> Kept:
@@ -49,12 +52,14 @@ def added(kept: Kept, about: dict[str, Any], title: str, mark: str, outcome: Out
         "few_shot": outcome.few_shot,
         "higher_is_better": outcome.higher_is_better,
     }
-    told = {
+    told: Kept = {
         "prints": mark,
         "models": outcome.figures,
         "parts": outcome.parts,
         "items": outcome.items,
     }
+    if outcome.programs:
+        told["programs"] = outcome.programs
     for key, value in told.items():
         whole[key] = kept.get(key, {}) | {title: value}
     return whole

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from limbeck import files
 from limbeck.errors import DataError, LimbeckError, RecipeError
+from limbeck.evaluation import _code
 from limbeck.names import suggestion
 from limbeck.recipe import Benchmarks
 from limbeck.strict import parse_yaml
@@ -40,6 +42,7 @@ GROUPS = {
 _SPLITS = {
     "train": ("training_split", "fewshot_split"),
     "dev": ("fewshot_split",),
+    "prompt": ("fewshot_split",),
     "validation": ("validation_split",),
     "test": ("test_split",),
 }
@@ -139,6 +142,7 @@ def _config(path: Path, subject: str = "") -> Config:
 def check(asked: Benchmarks, where: str) -> list[str]:
     """The tasks that are asked for, once lm-eval and every file that they need are there. Loads neither."""
     found = wanted(asked, where)
+    _code.check(found, asked, where)
     lm_eval_tasks()
     if asked.data is None:
         return found
@@ -181,22 +185,29 @@ def _filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def write(names: Sequence[str], data: Path, folder: Path) -> None:
+def write(names: Sequence[str], asked: Benchmarks, folder: Path) -> None:
     """Writes the configurations of tasks for this machine, so that `lm_eval --include_path FOLDER` finds them too."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.yaml"):
         old.unlink()
     for name in names:
         for config in configs(name):
-            text = yaml.safe_dump(_here(config, data.expanduser().resolve()), sort_keys=False)
+            text = yaml.safe_dump(_here(config, asked), sort_keys=False)
+            # A string to us, a function to lm-eval.
+            text = re.sub(r"'(!function [\w.]+)'", r"\1", text)
             files.write_bytes(folder / f"{config.name}.yaml", text.encode())
 
 
-def _here(config: Config, data: Path) -> dict[str, Any]:
+def _here(config: Config, asked: Benchmarks) -> dict[str, Any]:
     """The same with whole paths, and without the splits that have no file."""
-    body = config.body | {"include": str(lm_eval_tasks() / config.body["include"])}
-    if not config.data:
+    body = dict(config.body)
+    if config.name in _code.TASKS:
+        body = _code.configured(body, asked)
+    else:
+        body["include"] = str(lm_eval_tasks() / body["include"])
+    if not config.data or asked.data is None:
         return body
+    data = Path(asked.data).expanduser().resolve()
     there = {split: str(data / path) for split, path in config.data.items() if _filled(data / path)}
     for split in config.data.keys() - there.keys():
         body |= dict.fromkeys(_SPLITS[split])

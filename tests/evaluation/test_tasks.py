@@ -85,13 +85,13 @@ def test_a_missing_harness_is_told_before_anything_is_read(data, monkeypatch):
 
 
 def test_what_is_written_for_lm_eval_names_whole_paths_and_no_split_without_a_file(data, tmp_path):
-    _tasks.write(["arc_easy", "mmlu"], data, tmp_path / "tasks")
+    _tasks.write(["arc_easy", "mmlu"], asked(data, "arc_easy"), tmp_path / "tasks")
     written = yaml.safe_load((tmp_path / "tasks/arc_easy.yaml").read_text())
     assert set(written["dataset_kwargs"]["data_files"]) == {"train", "test"}
     assert written["validation_split"] is None
     assert written["include"].endswith("lm_eval/tasks/arc/arc_easy.yaml")
     assert len(list((tmp_path / "tasks").glob("mmlu_*.yaml"))) == 57 + 4
-    _tasks.write(["boolq"], data, tmp_path / "tasks")
+    _tasks.write(["boolq"], asked(data, "boolq"), tmp_path / "tasks")
     assert [path.name for path in (tmp_path / "tasks").iterdir()] == ["boolq.yaml"]
 
 
