@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from limbeck import benchmarking, cards, fitting, judging, loading, prints, timing, tracking
+from limbeck import (
+    benchmarking,
+    cards,
+    fitting,
+    judging,
+    loading,
+    prints,
+    telemetry,
+    timing,
+    tracking,
+)
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.folder import Folder, owned
@@ -41,6 +52,23 @@ def export_again(path: Path) -> None:
         say(f"{folder.export} is complete.")
 
 
+@contextlib.contextmanager
+def _at_work(path: Path, base: Ground) -> Iterator[None]:
+    """Owns a run's folder, and samples what the machine does for it."""
+    with owned(path), telemetry.sampled([path], base.recipe.telemetry.every_seconds, base.device):
+        yield
+
+
+def _exported(base: Ground, folder: Folder) -> None:
+    """Raises where a model of the run is away: figures without it would take the place of those with it."""
+    for arm in plain_arms(base, folder):
+        if not arm.folder.export.is_dir():
+            raise LimbeckError(
+                f"{arm.folder.export} is not there, so the {arm.title} cannot be measured. "
+                f"'limbeck export {folder.path}' writes it anew; 'limbeck train' trains what is not trained yet."
+            )
+
+
 def evaluate_again(path: Path) -> None:
     """Measures the exported models of a run again and prints the table."""
     base, folder = _opened(path)
@@ -50,7 +78,8 @@ def evaluate_again(path: Path) -> None:
         )
     benchmarking.check(base.recipe)
     stop = Stop().install()
-    with owned(path), contextlib.closing(tracking.Told()) as told:
+    with _at_work(path, base), contextlib.closing(tracking.Told()) as told:
+        _exported(base, folder)
         told.arm(base.recipe, folder).figures(judging.evaluate(base, folder, stop))
         job = benchmarking.job_of(base, folder)
         if job is not None:
@@ -66,14 +95,16 @@ def put_benchmarks(path: Path, asked: Benchmarks, command: str) -> None:
     benchmarking.check_asked(asked)
     base, folder = _opened(path)
     job = benchmarking.Job(asked, benchmarking.answers(folder), command, base.dtype)
-    with owned(path):
+    with _at_work(path, base):
         benchmarking.of_run(base, folder, job, Stop().install())
+        if folder.export.is_dir():
+            cards.renew([arm for arm in plain_arms(base, folder) if finished(arm)], folder)
         judging.tell(folder, render.write(folder.path))
 
 
 def measure_speed(path: Path, asked: Speed, command: str) -> None:
     """Measures how fast the models of a run write, at other sizes than its recipe's, and prints it."""
     base, folder = _opened(path)
-    with owned(path):
+    with _at_work(path, base):
         timing.of_run(base, folder, asked, command)
         judging.tell(folder, render.write(folder.path))

@@ -140,7 +140,8 @@ def push(
     from limbeck import auditing, pushing
 
     target = pushing.Target(name, branch, private=private, replace=replace)
-    run = next((one for one in (what, what.parent) if (one / "recipe.yaml").is_file()), None)
+    places = (what, what.parent, what.parent.parent)
+    run = next((one for one in places[::-1] if (one / "recipe.yaml").is_file()), None)
     with auditing.kept("push", run) if run else contextlib.nullcontext():
         address = pushing.push(what, target, control=control)
     Console().print(f"Pushed: {address}", soft_wrap=True, markup=False, highlight=False)

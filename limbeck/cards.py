@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from limbeck import assembly, exporting, licences, loading
+from limbeck import assembly, licences, loading, recarding
 from limbeck.assembly import Model
+from limbeck.cache.format import ABOUT, read_about
 from limbeck.folder import Folder
 from limbeck.licences import Origin
 from limbeck.models import load
@@ -25,15 +27,15 @@ def text(arm: Arm, student: Any, tokens: int, run: Folder) -> str:
     terms = [f"{term.name}" for stage in recipe.stages for term in stage.terms]
     control = arm.title == "control"
     told = card.Made(
-        name=f"{run.path.resolve().name}, control" if control else recipe.name,
+        name=f"{_name(run)}, control" if control else _name(run),
         model="control" if control else "student",
         method=f"{recipe.student.name} student, {' + '.join(dict.fromkeys(terms))}",
         tags=("limbeck", "control") if control else ("distillation", "limbeck", recipe.student.name),
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         tokens=tokens,
-        teacher=_model("teacher", teacher),
+        teacher=_model("teacher", teacher) or _served(recipe),
         teacher_parameters=_size(teacher),
-        fingerprint=load.fingerprint(teacher.name, teacher.revision) if teacher else "none",
+        fingerprint=load.fingerprint(teacher.name, teacher.revision) if teacher else None,
         began=_model("weights it began with", _began(recipe)),
         texts=_texts(recipe),
         recipe=loading.dump(recipe),
@@ -54,7 +56,7 @@ def renew(arms: Sequence[Arm], folder: Folder) -> None:
             for index, stage in enumerate(arm.recipe.stages)
         )
         # No work where it is the same.
-        exporting.recarded(arm.folder.export, text(arm, model, tokens, folder))
+        recarding.recarded(arm.folder.export, text(arm, model, tokens, folder))
 
 
 def _began(recipe: Recipe) -> Model | None:
@@ -67,6 +69,27 @@ def _began(recipe: Recipe) -> Model | None:
 
 def _model(role: str, model: Model | None) -> Origin | None:
     return licences.of_model(role, model.name, model.revision) if model else None
+
+
+def _served(recipe: Recipe) -> Origin | None:
+    """The teacher behind a server, or of a cache that others recorded: by the name that it goes by."""
+    options = recipe.teacher.options if recipe.teacher else {}
+    server = options.get("server")
+    if isinstance(server, dict) and isinstance(server.get("model"), str):
+        return licences.of_model("teacher", server["model"])
+    path = options.get("path")
+    if not isinstance(path, str):
+        return None
+    told = (Path(path) / ABOUT).is_file()
+    name = read_about(Path(path)).teacher_name if told else ""
+    return licences.of_model("teacher", name or f"the teacher of {path}")
+
+
+def _name(run: Folder) -> str:
+    """A run's name; of one of several students with that of the run that they learned in."""
+    place = run.path.resolve()
+    several = place.parent.name == "students"
+    return f"{place.parent.parent.name}, {place.name}" if several else place.name
 
 
 def _size(model: Model | None) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limbeck import files
 from limbeck.errors import LimbeckError
+from limbeck.recarding import CARD
 from limbeck.training.signals import WATCHED
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CARD = "README.md"
 _NOISE = 100  # of a narrower dtype, whose sums may be taken in another order where it is loaded
 _ALLOWED = {".json", ".safetensors", ".jinja", ".txt", ".model", ".md"}
+_FOLDERS = {"additional_chat_templates"}
+"""Of a tokenizer with several templates."""
 
 
 def export(
@@ -59,7 +60,7 @@ def export(
         going.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / CARD).write_text(card, encoding="utf-8")
-        strange = [path.name for path in partial.iterdir() if path.suffix not in _ALLOWED]
+        strange = [path.name for path in partial.iterdir() if not _fits(path)]
         if strange:
             raise LimbeckError(
                 f"export wrote {strange}, which no model folder needs; nothing is kept."
@@ -73,6 +74,13 @@ def export(
                 "Nothing was exported; the checkpoint is untouched."
             )
     return float((written - before).abs().max()) + found
+
+
+def _fits(path: Path) -> bool:
+    """Whether what was written is what a model folder needs, and no code."""
+    if path.is_dir():
+        return path.name in _FOLDERS and all(one.suffix == ".jinja" for one in path.iterdir())
+    return path.suffix in _ALLOWED
 
 
 def about(dtype: str, checkpoint: str) -> dict[str, str]:
@@ -128,24 +136,3 @@ def _reloaded_difference(folder: Path, probe: torch.Tensor, written: torch.Tenso
             f"{folder}: what was exported does not load:\n{done.stderr.strip()[-2000:]}"
         )
     return float(json.loads(done.stdout.splitlines()[-1])["difference"])
-
-
-def recarded(folder: Path, card: str) -> None:
-    """Gives an exported folder another model card; the folder is whole before and after, or absent for a moment."""
-    if (folder / CARD).read_text(encoding="utf-8") == card:
-        return
-    manifest = files.verify(folder)
-    fresh = folder.with_name(f".partial-card-{folder.name}")
-    old = folder.with_name(f".partial-old-{folder.name}")
-    for left in (fresh, old):
-        shutil.rmtree(left, ignore_errors=True)
-    fresh.mkdir()
-    for name in manifest.files:
-        if name != CARD:
-            os.link(folder / name, fresh / name)
-    (fresh / CARD).write_text(card, encoding="utf-8")
-    files.seal(fresh, manifest.about)
-    folder.rename(old)
-    fresh.rename(folder)
-    files.sync_folder(folder.parent)
-    shutil.rmtree(old)

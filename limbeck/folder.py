@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from limbeck import files
+from limbeck import files, recarding
 from limbeck.errors import LimbeckError
 
 
@@ -101,7 +101,8 @@ def owned(path: Path) -> Iterator[None]:
     with locked(path, path / ".lock", mend):
         for folder in (path, path / "control"):
             if folder.is_dir():
+                recarding.bring_back(folder / "export")
                 files.sweep(folder)
-                for inner in folder.glob("stages/*/checkpoints"):
+                for inner in (*folder.glob("stages/*/checkpoints"), *folder.glob("evaluation/**/")):
                     files.sweep(inner)
         yield

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import RepoCard, snapshot_download
-from yaml import YAMLError
+import yaml
+from huggingface_hub import snapshot_download
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from limbeck import files
 from limbeck.errors import LimbeckError
 
-_HUB = re.compile(r"\w[\w.-]*/[\w.-]+(?::[\w.-]+)?(?:@[\w.-]+)?")
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(?::[\w.-]+)?(?:@[\w.-]+)?", re.ASCII)
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9 .+_-]{0,80}")
+_LONGEST = 100_000  # characters of a card that are looked at
 _FREE = "use, change and pass on, also for money"
 _LLAMA = "the licence goes along; 'Built with Llama' is shown; above 700 million users a month Meta is asked first"
 ALLOWS: dict[str, str] = {
@@ -45,6 +48,18 @@ ALLOWS: dict[str, str] = {
     "llama3.3": f"models made of it or trained on what it writes have names that begin with 'Llama'; {_LLAMA}",
 }
 """{licence as the Hub spells it: what it allows and asks, in a sentence}"""
+HUB = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m
+    bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0
+    cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0
+    cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 gemma gfdl gpl gpl-2.0 gpl-3.0 h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3
+    llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 pddl postgresql
+    unknown unlicense wtfpl zlib
+    """.split()  # noqa: SIM905 (shorter than a list of strings)
+)
+"""The names of licences that the Hub takes in a card; any other is `other` there, with its name beside."""
 UNKNOWN = "not known here: read it before you pass anything on"
 
 
@@ -76,7 +91,7 @@ class Origin:
 
 def is_on_hub(name: str) -> bool:
     """Whether a name is that of a repository on the Hub."""
-    return bool(_HUB.fullmatch(name)) and not Path(name).exists()
+    return bool(_NAME.fullmatch(name)) and not Path(name).exists()
 
 
 def of_model(role: str, name: str, revision: str | None = None) -> Origin:
@@ -134,22 +149,23 @@ def _told(folder: Path | None) -> str | None:
     told = data.get("license")
     if told == "other":  # the Hub's way to say that its list lacks it
         told = data.get("license_name", told)
-    if isinstance(told, str) and told.strip():
-        return told.strip().lower()
-    told = _about(folder).get("licence") if folder is not None else None
-    return told.lower() if isinstance(told, str) else None
+    if told is None and folder is not None:
+        told = _about(folder).get("licence")
+    found = told.strip().lower() if isinstance(told, str) else ""
+    return found if _LICENCE.fullmatch(found) else None
 
 
 def _card(folder: Path | None) -> dict[str, Any]:
-    """The metadata of the card in a folder; nothing where there is none that anybody can read."""
+    """The metadata of the card in a folder, which anybody may have written; nothing where there is none that can be read."""
     if folder is None or not (folder / "README.md").is_file():
         return {}
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
-        data: Any = RepoCard(text, ignore_metadata_errors=True).data
-        return dict(data.to_dict())
-    except (ValueError, OSError, YAMLError):
+        with (folder / "README.md").open(encoding="utf-8") as stream:
+            block = REGEX_YAML_BLOCK.search(stream.read(_LONGEST))
+        found = yaml.safe_load(block[2]) if block else None
+    except (ValueError, OSError, RecursionError, yaml.YAMLError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _about(folder: Path) -> dict[str, Any]:

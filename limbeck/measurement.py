@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from limbeck.spelling import Budget, Frozen, Part
 
@@ -152,13 +152,13 @@ class Card(Frozen):
 
     license: str | None = Field(
         default=None,
-        pattern=r"^[a-z0-9][a-z0-9.-]*$",
+        pattern=r"^[a-z0-9][a-z0-9.+-]*$",
         description="of the student, as the Hub spells it, such as `apache-2.0`; null takes that of the model whose weights it began with, where its folder tells",
     )
-    language: tuple[str, ...] = Field(
-        default=(), description="of the text, in ISO 639-1, such as `[en, de]`"
+    language: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$|^code$|^multilingual$")], ...] = (
+        Field(default=(), description="of the text, in ISO 639-1, such as `[en, de]`")
     )
-    datasets: tuple[str, ...] = Field(
+    datasets: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")], ...] = Field(
         default=(),
         description="names on the Hub of the text; those that sources name are found without",
     )
@@ -166,3 +166,11 @@ class Card(Frozen):
         default=None,
         description="a paragraph of your own: what it is for, and what it is not good at",
     )
+
+    @field_validator("notes")
+    @classmethod
+    def _closed(cls, notes: str | None) -> str | None:
+        fences = sum(line.lstrip().startswith("```") for line in (notes or "").splitlines())
+        if fences % 2:
+            raise ValueError("a fence of ``` is not closed; it would swallow the rest of the card.")
+        return notes

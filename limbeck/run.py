@@ -208,7 +208,11 @@ def record(recipe: Recipe, *, rank: int, world: int) -> None:
     for stage in recipe.stages:
         assembly.stage_source(base, stage)
     watching.check_text(base)
-    counts = _record(base, Stop().install(), rank, world, recipe)
+    folders = (
+        [Path(recipe.runs) / recipe.name] if (Path(recipe.runs) / recipe.name).is_dir() else []
+    )
+    with telemetry.sampled(folders, recipe.telemetry.every_seconds, base.device):
+        counts = _record(base, Stop().install(), rank, world, recipe)
     say(f"recorded {counts['recorded']:,} rows, {counts['already']:,} were there already.")
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from limbeck import assembly, files, judging, provenance
 from limbeck.assembly import Ground
 from limbeck.benchmarking import Named
-from limbeck.errors import LimbeckError, ModelError
+from limbeck.errors import LimbeckError, ModelError, RecipeError
 from limbeck.evaluation import _speed
 from limbeck.folder import Folder, locked
 from limbeck.models import load, place
@@ -56,6 +56,7 @@ def _measure(
     to: Path,
     about: dict[str, Any],
 ) -> None:
+    _check_room(models, asked)
     able = {name: model for name, model in models.items() if _writes(name, model, device)}
     if not able:
         raise ModelError("speed: none of the models keeps a cache of transformers to write from.")
@@ -68,6 +69,22 @@ def _measure(
         device=device,
     )
     files.write_json(to / f"{speeds.NAME}.json", about | {"sizes": found})
+
+
+def _check_room(models: dict[str, PreTrainedModel], asked: Speed) -> None:
+    """Refuses sizes for which a model with learned positions has none; those that turn by angle go on beyond."""
+    wanted = max(asked.lengths) + asked.new_tokens
+    for name, model in models.items():
+        room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        learned = any(
+            isinstance(part, torch.nn.Embedding) and ("position" in where or where.endswith("wpe"))
+            for where, part in model.named_modules()
+        )
+        if learned and room is not None and wanted > room:
+            raise RecipeError(
+                f"speed: {name} has {room:,} learned positions; prompts of {max(asked.lengths):,} tokens and "
+                f"{asked.new_tokens:,} written need {wanted:,}. Give smaller --lengths or --new-tokens."
+            )
 
 
 def _writes(name: str, model: PreTrainedModel, device: torch.device) -> bool:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limbeck import files
 from limbeck.errors import LimbeckError
-from limbeck.exporting import about, check, export, recarded
+from limbeck.exporting import about, check, export
 from limbeck.training.signals import Stop
 
 
@@ -134,29 +134,12 @@ def test_what_is_exported_is_never_written_over(tmp_path):
         exported(tmp_path / "export", student())
 
 
-def test_another_card_changes_the_card_alone(tmp_path):
+def test_a_tokenizer_with_several_chat_templates_is_exported_whole(tmp_path):
+    words = tiny_text.tokenizer()
+    words.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
     place = tmp_path / "export"
-    with files.committed(place, {"kind": "export"}) as partial:
-        (partial / "README.md").write_text("old")
-        (partial / "model.safetensors").write_bytes(bytes(64))
-    before = (place / "model.safetensors").stat()
-    recarded(place, "new")
-    assert (place / "README.md").read_text() == "new"
-    assert files.verify(place).about == {"kind": "export"}
-    after = (place / "model.safetensors").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    stamp = (place / "manifest.json").stat().st_ino
-    recarded(place, "new")
-    assert (place / "manifest.json").stat().st_ino == stamp
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
-
-
-def test_a_damaged_export_gets_no_new_card(tmp_path):
-    place = tmp_path / "export"
-    with files.committed(place) as partial:
-        (partial / "README.md").write_text("old")
-        (partial / "config.json").write_text("{}")
-    (place / "config.json").write_text("[]")
-    with pytest.raises(LimbeckError, match=r"config\.json"):
-        recarded(place, "new")
-    assert (place / "README.md").read_text() == "old"
+    exported(place, student(), tokenizer=words)
+    assert AutoTokenizer.from_pretrained(place).chat_template == words.chat_template
+    (place / "additional_chat_templates").rename(tmp_path / "aside")
+    with pytest.raises(LimbeckError, match="is missing"):
+        files.verify(place)

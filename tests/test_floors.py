@@ -22,7 +22,7 @@ FLOORS = (
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),
-    ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence", "licences", "pushing",
+    ("training", "evaluation", "filters", "report", "trackers", "telemetry", "recording", "storing", "featuring", "keeping", "planning", "estimating", "exporting", "folder", "provenance", "confidence", "licences", "recarding", "pushing",
      "verifying", "fetching", "collecting", "mirroring", "converting"),
     ("loading", "fitting", "assembly", "prints", "choosing", "linking", "recorded", "watching", "standing", "arm", "metering", "tracking", "auditing", "judging", "benchmarking", "timing", "evaluating", "contrasting", "cards", "showing", "doctor", "comparing", "examples", "preparing", "probing", "run", "again",
      "launching", "generating", "bringing"),

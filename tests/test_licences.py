@@ -42,6 +42,23 @@ def test_a_folder_here_may_name_its_base_on_the_hub(tmp_path):
         assert found.on_hub == told, base
 
 
+@pytest.mark.parametrize(
+    "front",
+    ["1: 2", "~: 2", "yes: no", "self: 1", "ignore_metadata_errors: 1", "[" * 3000, "a: &a [*a]", "- a list", "!!python/name:os.system x: 1"],
+)  # fmt: skip
+def test_a_card_that_somebody_wrote_ends_nothing(tmp_path, front):
+    found = licences.of_model("teacher", card(tmp_path, f"---\n{front}\n---\n"))
+    assert (found.licence, found.base) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "told", ["mit** |\\n\\n# Injected", "<img src=x>", "a" * 100, "MIT\\nor not", "`mit`"]
+)
+def test_what_can_be_no_name_of_a_licence_is_none(tmp_path, told):
+    found = licences.of_model("teacher", card(tmp_path, f'---\nlicense: "{told}"\n---\n'))
+    assert found.licence is None
+
+
 def test_a_card_that_is_no_text_and_a_folder_without_one_tell_nothing(tmp_path):
     (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
     assert licences.of_model("teacher", str(tmp_path)).licence is None

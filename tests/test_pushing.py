@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from limbeck import files
 from limbeck.errors import LimbeckError
 from limbeck.pushing import Target, push
+from limbeck.recarding import recarded
 
 CARD = "---\ntags: [limbeck]\n---\n\n# tiny\n\nMade in /data/somebody/runs.\n"
 
@@ -87,29 +88,48 @@ def test_a_folder_a_branch_and_a_control_and_nothing_is_sent_twice(run, login):
         assert hub.repos["someone/tiny"]["main"] == contents(run / "control/export")
 
 
-def test_weights_of_a_push_before_do_not_stay_beside_new_ones(run, login):
-    names = ("manifest.json", "model-00001-of-00002.safetensors", "notes.md")
-    with tiny_push_hub.serving({"someone/tiny": {"main": dict.fromkeys(names, b"{}")}}) as hub:
+def manifest(*names, kind="export"):
+    """What an earlier push left to say of itself."""
+    listed = {name: {"size": 2, "sha256": "0" * 64} for name in names}
+    return files.sealed({"format": 1, "files": listed, "about": {"kind": kind}})
+
+
+def test_weights_of_a_push_before_do_not_stay_beside_new_ones_and_others_do(run, login, capsys):
+    old = "model-00001-of-00002.safetensors"
+    by_hand = ("notes.md", "onnx/model.bin", "adapter_model.safetensors")
+    there = dict.fromkeys((old, *by_hand), b"{}") | {"manifest.json": manifest(old)}
+    with tiny_push_hub.serving({"someone/tiny": {"main": there}}) as hub:
         login(hub)
         push(run, Target("someone/tiny"))
-        assert set(hub.repos["someone/tiny"]["main"]) == {*contents(run / "export"), "notes.md"}
+        assert set(hub.repos["someone/tiny"]["main"]) == {*contents(run / "export"), *by_hand}
+    assert f"takes away what an earlier push left there: {old}" in capsys.readouterr().err
 
 
-def test_another_model_is_not_written_over_unless_told(run, login):
-    theirs = {"model.safetensors": b"theirs", "README.md": b"theirs"}
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"model.safetensors": b"theirs", "README.md": b"theirs"},
+        {"model.gguf": b"theirs"},
+        {"model.safetensors": b"theirs", "manifest.json": b'{"a": 1}'},
+        {"model.safetensors": b"theirs", "manifest.json": manifest(kind="text")},
+    ],
+)
+def test_another_model_is_not_written_over_unless_told(run, login, theirs):
     with tiny_push_hub.serving({"someone/else": {"main": dict(theirs)}}) as hub:
         login(hub)
         with pytest.raises(LimbeckError, match="holds a model that limbeck did not push"):
             push(run, Target("someone/else"))
         assert hub.repos["someone/else"]["main"] == theirs
+        push(run, Target("someone/else", "mine"))  # a new branch holds this and nothing else
+        assert hub.repos["someone/else"]["mine"] == contents(run / "export")
         push(run, Target("someone/else", replace=True))
-        assert hub.repos["someone/else"]["main"] == contents(run / "export")
+        assert hub.repos["someone/else"]["main"].items() >= contents(run / "export").items()
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("forbidden/tiny", "the Hub answered 403. This login may not write there"),
+        ("forbidden/tiny", r"the Hub answered 403 .*This login may not write there"),
         ("tiny", "wanted OWNER/NAME"),
         ("some one/tiny", "is no name of a repository"),
     ],
@@ -146,6 +166,45 @@ def test_a_broken_commit_leaves_the_repository_as_it_was_and_weights_are_not_sen
         assert len(hub.sent) == 1
 
 
+def test_a_new_branch_goes_where_nothing_comes_of_it(run, login):
+    with tiny_push_hub.serving(refuse={("POST", "/commit/mine"): [400]}) as hub:
+        login(hub)
+        with pytest.raises(LimbeckError, match=r"the Hub answered 400 \(refused\)\.$"):
+            push(run, Target("someone/tiny", "mine"))
+        assert hub.repos == {"someone/tiny": {"main": {}}}
+
+
+def test_private_does_not_go_into_what_everybody_reads(run, login):
+    with tiny_push_hub.serving({"someone/tiny": {"main": {}}}) as hub:
+        login(hub)
+        with pytest.raises(LimbeckError, match="everybody can read it"):
+            push(run, Target("someone/tiny", private=True))
+        assert hub.repos["someone/tiny"]["main"] == {}
+
+
+def test_weights_that_are_refused_on_the_way_are_told(run, login):
+    oid = files.file_digest(run / "export/model.safetensors")
+    with tiny_push_hub.serving(refuse={("PUT", oid): [403] * 9}) as hub:
+        login(hub)
+        with pytest.raises(LimbeckError, match=r"push: someone/tiny: .*403"):
+            push(run, Target("someone/tiny"))
+        assert hub.repos["someone/tiny"]["main"] == {}
+
+
+def test_folders_and_servers_of_its_maker_are_told(run, login, capsys):
+    own = ("/scratch/me/runs", "https://gpu7.intern.example:8000/v1", "~/models/x")
+    text = (
+        CARD + "".join(f"- path: {place}\n" for place in own) + "https://pypi.org/project/limbeck\n"
+    )
+    recarded(run / "export", text)
+    with tiny_push_hub.serving() as hub:
+        login(hub)
+        push(run, Target("someone/tiny"))
+    said = capsys.readouterr().err
+    assert all(place in said for place in own)
+    assert "pypi.org" not in said
+
+
 def test_other_bytes_on_the_hub_than_here_are_seen(run, login):
     with tiny_push_hub.serving() as hub:
         login(hub)
@@ -160,7 +219,6 @@ def test_a_damaged_export_a_run_without_one_and_another_folder_are_refused(run, 
     with files.committed(tmp_path / "text", {"kind": "generated text"}) as partial:
         (partial / "train.jsonl").write_text("")
     (tmp_path / "several/students/1-pruned").mkdir(parents=True)
-    (tmp_path / "several/recipe.yaml").write_text("name: several\n")
     (run / "export/config.json").write_text("[]")
     (run / "control/export").rename(tmp_path / "aside")
     with tiny_push_hub.serving() as hub:

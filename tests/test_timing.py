@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import tiny_folder
+from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from limbeck import files, fitting, run
@@ -93,6 +94,29 @@ def test_what_cannot_be_asked_is_told(tmp_path, words, told):
     done = invoked(tiny_folder.teacher(tmp_path / "teacher"), *words)
     assert isinstance(done.exception, LimbeckError)
     assert told in str(done.exception)
+
+
+def test_learned_positions_have_an_end_that_is_told(tmp_path):
+    sizes = {"vocab_size": 32, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "gpt2")
+    done = invoked(tmp_path / "gpt2", "--speed", "--lengths", "15", "--to", tmp_path / "to")
+    assert isinstance(done.exception, LimbeckError), done.output
+    assert "16 learned positions; prompts of 15 tokens and 32 written need 47" in str(
+        done.exception
+    )
+
+
+def test_a_run_whose_export_is_away_is_not_measured_without_it(finished):
+    _, folder = finished
+    before = (folder.path / "evaluation/bits_per_byte.json").read_bytes()
+    aside = folder.export.with_name("aside")
+    folder.export.rename(aside)
+    try:
+        done = invoked(folder.path)
+    finally:
+        aside.rename(folder.export)
+    assert "so the student cannot be measured" in str(done.exception)
+    assert (folder.path / "evaluation/bits_per_byte.json").read_bytes() == before
 
 
 def test_a_run_without_it_has_no_section(tmp_path):

@@ -38,6 +38,7 @@ class PushHub:
         self.refuse = {key: list(codes) for key, codes in (refuse or {}).items()}
         self.objects, self.sent, self.commits, self.seen = {}, [], [], []
         self.lie = set()
+        self.private = False
 
     @property
     def url(self):
@@ -60,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.answer("POST")
+
+    def do_DELETE(self):
+        self.answer("DELETE")
 
     def do_PUT(self):
         self.answer("PUT")
@@ -96,14 +100,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(403, {"error": "You don't have the rights"})
         status = 409 if name in self.server.hub.repos else 200
         self.server.hub.repos.setdefault(name, {"main": {}})
-        self.server.hub.private = "private" in (
-            asked.get("visibility"),
-            "private" * bool(asked.get("private")),
-        )
+        if status == 200:
+            self.server.hub.private = "private" in (
+                asked.get("visibility"),
+                "private" * bool(asked.get("private")),
+            )
         return self.send(status, {"url": f"{self.server.hub.url}/{name}", "name": name})
 
     def branch(self, _, name, branch):
         branches = self.server.hub.repos[name]
+        if self.command == "DELETE":
+            return self.send(200, branches.pop(branch) and {})
         if branch in branches:
             return self.send(409, {"error": "exists"})
         branches[branch] = dict(branches["main"])
@@ -160,7 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
         """The newest commit."""
         if name not in self.server.hub.repos:
             return self.send(404, {"error": "Repository not found"})
-        return self.send(200, {"id": name, "sha": self.server.hub.commits[-1][0], "siblings": []})
+        sha = self.server.hub.commits[-1][0] if self.server.hub.commits else "0" * 40
+        told = {"id": name, "sha": sha, "siblings": [], "private": self.server.hub.private}
+        return self.send(200, told)
+
+    def resolve(self, _, name, revision, path):
+        """The bytes of a file."""
+        return self.send(200, self.server.hub.files(name, revision)[path])
 
     def tree(self, _, name, revision):
         hub, told = self.server.hub, []
@@ -177,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send(200, told)
 
     def send(self, status, told, kind="application/json"):
-        raw = json.dumps(told).encode()
+        raw = told if isinstance(told, bytes) else json.dumps(told).encode()
         with contextlib.suppress(OSError):
             self.send_response(status)
             self.send_header("Content-Type", kind)
@@ -194,6 +207,7 @@ _DOORS = (
     (rf"/api/models/{_NAME}/preupload/(.+)", "modes"),
     (rf"/{_NAME}\.git/info/lfs/objects/batch", "batch"),
     (rf"/api/models/{_NAME}/commit/(.+)", "commit"),
+    (rf"/{_NAME}/resolve/([^/]+)/(.+)", "resolve"),
     (rf"/api/models/{_NAME}/tree/([^/]+)", "tree"),
     (rf"/api/models/{_NAME}(?:/revision/(.+))?", "info"),
 )

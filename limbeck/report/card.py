@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from limbeck.licences import ALLOWS, Origin
+from limbeck.licences import HUB, Origin
 from limbeck.measurement import Card
 from limbeck.report import benchmarks, collect, cost
 
@@ -33,7 +33,7 @@ class Made:
     tokens: int
     teacher: Origin | None
     teacher_parameters: int | None
-    fingerprint: str
+    fingerprint: str | None
     began: Origin | None
     texts: tuple[Origin, ...]
     recipe: str
@@ -50,6 +50,8 @@ def written(made: Made, run: collect.Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = code
+    environment.filters["cell"] = cell
     headings, rows = collect.table(run)
     answered, answers = benchmarks.table(run.benchmarks)
     return environment.get_template("card.md.jinja").render(
@@ -62,11 +64,23 @@ def written(made: Made, run: collect.Facts) -> str:
         commands=list(dict.fromkeys(str(each["command"]) for each in run.benchmarks)),
         smaller=_smaller(made),
         licence=licence(made),
-        allows=ALLOWS,
         cost=cost.of_run(run).trained(),
         machine=_machine(run.provenance.get("hardware", {})),
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", made.recipe)), default=0)),
     )
+
+
+def code(text: str) -> str:
+    """A text of somebody else's in a span of code: on one line, between more backticks than it holds."""
+    flat = cell(text)
+    ticks = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
+    room = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{ticks}{room}{flat}{room}{ticks}"
+
+
+def cell(text: str) -> str:
+    """A text of somebody else's on one line, that ends no cell of a table and begins no markup of HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def licence(made: Made) -> str | None:
@@ -77,7 +91,7 @@ def licence(made: Made) -> str | None:
 def metadata(made: Made, run: collect.Facts) -> ModelCardData:
     """What programs read of a card. Folders of this machine are nobody's base model."""
     told = licence(made)
-    known = told in ALLOWS
+    known = told in HUB
     base = made.began.on_hub if made.began else None
     texts = [one.on_hub for one in made.texts if one.on_hub]
     return ModelCardData(

@@ -81,6 +81,33 @@ def test_a_licence_that_the_hub_may_not_know_keeps_its_name(run):
     assert (found.license, found.license_name) == ("other", "my-own-1.0")
 
 
+@pytest.mark.parametrize("known", ["mpl-2.0", "llama4", "psf-2.0"])
+def test_metadata_names_licences_as_the_hub_does(run, known):
+    found = ModelCard(card.written(replace(MADE, own=Card(license=known)), run)).data
+    on_the_list = known != "psf-2.0"
+    assert (found.license, found.license_name) == (
+        (known, None) if on_the_list else ("other", known)
+    )
+
+
+def test_names_of_others_are_no_markup(run):
+    odd = "models/a|b `c` <img src=x>\n# Injected"
+    teacher = Origin("teacher", odd, "mit")
+    text = card.written(replace(MADE, teacher=teacher, began=teacher, fingerprint=None), run)
+    assert "\n# Injected" not in text
+    assert "<img" not in text
+    assert "| ``models/a\\|b `c` &lt;img src=x> # Injected`` | mit |" in text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"language": ["English"]}, {"datasets": ["no name!!"]}, {"license": "MIT License"}, {"notes": "```\nopen"}],
+)  # fmt: skip
+def test_what_the_hub_would_refuse_is_refused_at_once(wrong):
+    with pytest.raises(ValueError, match="1 validation error"):
+        Card.model_validate(wrong)
+
+
 def test_a_student_from_nothing_and_a_folder_here_are_nobodys_finetune(run, tmp_path):
     local = Origin("teacher", str(tmp_path), None)
     texts = (Origin("text", str(tmp_path), None, writer="some-api-model", spent=1.0),)
