@@ -70,6 +70,7 @@ def _of_stage(
 ) -> Iterator[tuple[set[str], Callable[[], object]]]:
     each = [f"{where}.objective[{number}]" for number in range(len(stage.objective))]
     yield set(), partial(_check_taught, recipe, stage, where)
+    yield set(), partial(_check_betas, stage, f"{where}.optimizer")
     if stage.forward == "layer_forced":
         yield set(each), partial(_check_forced, recipe, stage, where)
     yield set(each), partial(_check_different, stage.terms, f"{where}.objective")
@@ -85,6 +86,15 @@ def _check_taught(recipe: Recipe, stage: Stage, where: str) -> None:
     wanted = sorted({term.name for term in stage.terms} - {"cross_entropy"})
     if wanted and recipe.teacher is None:
         raise RecipeError(f"{where}.objective: {', '.join(wanted)} needs a teacher.")
+
+
+def _check_betas(stage: Stage, where: str) -> None:
+    """Refuses averages that AdamW would refuse once all models are loaded."""
+    for number, beta in enumerate(stage.optimizer.betas):
+        if not 0 <= beta < 1:
+            raise RecipeError(
+                f"{where}.betas[{number}]: beta {beta} found; wanted 0 or more, and below 1. Set it to such as 0.9 and 0.95."
+            )
 
 
 def _check_kind(recipe: Recipe, term: Term, where: str) -> None:

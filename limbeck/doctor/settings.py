@@ -44,16 +44,6 @@ def _told(given: Optimizer, steps: int) -> str:
 
 def _odd(given: Optimizer, steps: int, where: str) -> list[Finding]:
     found = []
-    for number, beta in enumerate(given.betas):
-        if not 0 <= beta < 1:
-            found.append(
-                fault(
-                    f"beta {beta} found",
-                    f"{where}.betas[{number}]",
-                    wanted="0 or more, and below 1: AdamW refuses it once the models are loaded.",
-                    cure="Set it to such as 0.9 and 0.95.",
-                )
-            )
     if given.learning_rate > _HIGH:
         found.append(
             warning(

@@ -32,12 +32,11 @@ def test_a_fault_ends_a_process_with_2_and_stands_in_words_and_json(tmp_path):
         [sys.executable, "-m", "limbeck", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2, done.stderr
-    assert "fault    schedule   stages[0].optimizer.betas[1]: beta 1.0 found" in done.stdout
+    assert "fault    recipe     stages[0].optimizer.betas[1]: beta 1.0 found" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("1 fault, ")
     (fault,) = (one for one in whole(told)["findings"] if one["severity"] == "fault")
-    assert fault["check"] == "schedule"
-    assert fault["where"] == "stages[0].optimizer.betas[1]"
-    assert fault["cure"]
+    assert fault["check"] == "recipe"
+    assert fault["found"].startswith("stages[0].optimizer.betas[1]: beta 1.0 found")
     assert whole(told)["counts"]["fault"] == 1
 
 

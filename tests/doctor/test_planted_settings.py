@@ -67,7 +67,7 @@ def tap_that_is_not_there(place, _):
     return {"teacher": live(place), "stages": [stage(place, objective=objective)]}
 
 
-@of(PLANTS, "schedule", "beta 1.0 found")
+@of(PLANTS, "recipe", "beta 1.0 found")
 def beta_of_one(place, _):
     return optimized(place, betas=[0.9, 1.0])
 
