@@ -19,15 +19,13 @@ from limbeck.evaluation._tokens import disagreement
 from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Evaluate
-from limbeck.report import benchmarks, collect, speeds
+from limbeck.report import benchmarks, collect, speeds, tables
+from limbeck.report.tables import LAYERS, MODELS, SAMPLES, TOKENS
 from limbeck.students.pruned import LOOKED_AT
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """{measure: {model: {name: value}}}"""
 
-SAMPLES, TOKENS, LAYERS, MODELS = "samples", "tokens", "layers", "models"
-_NO_TABLES = (SAMPLES, TOKENS, LAYERS, speeds.NAME)
-"""Files of an evaluation that hold no figures by model."""
 _HIGHER_IS_BETTER = ("top_1_agreement",)
 # Which figure of which measure tells how much of the gap was recovered.
 GAPS = (
@@ -171,11 +169,7 @@ def recovered(teacher: float, student: float, control: float, higher: bool) -> f
 
 def read(folder: Folder) -> Figures:
     """The figures that a run's folder holds."""
-    found: Figures = {}
-    for path in sorted((folder.path / "evaluation").glob("*.json")):
-        if path.stem not in _NO_TABLES:
-            found[path.stem] = files.read_json(path)["models"]
-    return found
+    return tables.figures(tables.read(folder.path / "evaluation"))
 
 
 def tell(folder: Folder, report: Path | None) -> None:
@@ -246,9 +240,10 @@ def _table(figures: Figures) -> Table:
     shown = [column for column in _COLUMNS if column[0] in figures]
     for _, _, heading, _ in shown:
         table.add_column(heading, justify="right")
-    for model in figures[MODELS]:
+    for model in tables.models(figures):
         cells = [
-            format(figures[m][model].get(key, float("nan")), form) for m, key, _, form in shown
+            format(figures[m].get(model, {}).get(key, float("nan")), form)
+            for m, key, _, form in shown
         ]
         table.add_row(model, *cells)
     return table

@@ -5,15 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck import files
+from limbeck.report import tables
 
 _MODELS = ("teacher", "before", "student", "control", "model")
+_ABOUT = (
+    "command",
+    "questions",
+    "few_shot",
+    "higher_is_better",
+    "student_against_control",
+    "gap_recovered",
+)
 
 
 def read(place: Path) -> list[dict[str, Any]]:
     """What is kept of each task, averages of groups last."""
-    found = [files.read_json(path) for path in sorted(place.glob("*.json"))]
-    return sorted(found, key=lambda kept: "of" in kept)
+    found = [tables.table(path, _ABOUT) for path in tables.paths(place)]
+    return sorted((kept for kept in found if kept is not None), key=lambda kept: "of" in kept)
 
 
 def table(kept: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

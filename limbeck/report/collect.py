@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck import files
 from limbeck.errors import LimbeckError
-from limbeck.report import benchmarks, machine, speeds
+from limbeck.report import benchmarks, machine, speeds, tables
 
 Line = dict[str, Any]
 HELD_OUT = "held_out"
@@ -63,30 +63,16 @@ def facts(run: Path) -> Facts:
     """Everything a run's folder holds; raises LimbeckError where it is no run."""
     if not (run / "recipe.yaml").is_file():
         raise LimbeckError(f"{run} is no run: it has no recipe.yaml.")
-    figures: dict[str, dict[str, dict[str, float]]] = {}
+    held = tables.read(run / "evaluation")
+    figures = tables.figures(held)
     gaps: dict[str, float] = {}
     sure: dict[str, Line] = {}
     about: Line = {}
-    samples: Line = {}
-    tokens: list[Line] = []
-    layers: list[Line] = []
-    for path in sorted((run / "evaluation").glob("*.json")):
-        found = files.read_json(path)
-        if path.stem == "samples":
-            samples = found
-            continue
-        if path.stem == "tokens":
-            tokens = found["tokens"]
-            continue
-        if path.stem == "layers":
-            layers = found["students"]
-            continue
-        if path.stem == speeds.NAME:
-            continue
-        figures[path.stem] = found["models"]
-        gaps |= found.get("gap_recovered", {})
-        sure[path.stem] = {key: found[key] for key in _SURE if key in found}
-        about = {key: found[key] for key in ("command", "source", "rows", "length")}
+    for measure in figures:
+        told = held[measure]
+        gaps |= told.get("gap_recovered", {})
+        sure[measure] = {key: told[key] for key in _SURE if key in told}
+        about = {key: told[key] for key in tables.ABOUT}
     arms = [Curves("student", _lines(run)), Curves("control", _lines(run / "control"))]
     provenance = run / "provenance.json"
     return Facts(
@@ -98,12 +84,12 @@ def facts(run: Path) -> Facts:
         gaps=gaps,
         sure=sure,
         about=about,
-        samples=samples,
-        tokens=tokens,
-        layers=layers,
+        samples=held.get(tables.SAMPLES, {}),
+        tokens=held.get(tables.TOKENS, {}).get("tokens", []),
+        layers=held.get(tables.LAYERS, {}).get("students", []),
         telemetry=machine.read(run),
         benchmarks=benchmarks.read(run / "evaluation/benchmarks"),
-        speed=speeds.read(run / "evaluation"),
+        speed=held.get(speeds.NAME, {}),
     )
 
 
@@ -147,9 +133,8 @@ COLUMNS = (
 def table(found: Facts) -> tuple[list[str], list[list[str]]]:
     """The figures as text: headings, and a row a model."""
     shown = [column for column in COLUMNS if column[0] in found.figures]
-    models = list(next(iter(found.figures.values()))) if found.figures else []
     rows = []
-    for model in models:
+    for model in tables.models(found.figures):
         cells = []
         for measure, key, _, form in shown:
             value = found.figures[measure].get(model, {}).get(key)
@@ -189,7 +174,7 @@ def verdict(found: Facts) -> str:
             gain, "bits per byte of held-out text", _behind(found, "bits_per_byte", "bits_per_byte")
         )
     ]
-    if "control" in kl:
+    if {"student", "control"} <= set(kl):
         closer = kl["control"]["kl_to_teacher"] - kl["student"]["kl_to_teacher"]
         ends = _behind(found, "agreement", "kl_to_teacher")
         parts.append(_better(closer, "nats of KL to the teacher", ends))
