@@ -16,7 +16,7 @@ from limbeck import files, names
 from limbeck.confidence import ROLES
 from limbeck.errors import LimbeckError
 from limbeck.intervals import LEAST, Resampled, figures
-from limbeck.report import collect
+from limbeck.report import collect, tables
 from limbeck.report import contrast as drawn
 from limbeck.report.entries import Entry, Judged
 from limbeck.strict import parse_yaml
@@ -52,9 +52,9 @@ def contrast(paths: Sequence[Path]) -> list[Entry]:
     if len(set(map(Path.resolve, paths))) != len(paths):
         raise LimbeckError("compare: a run is named twice. Wanted: each once.")
     groups: dict[str, Entry] = {}
-    for path in paths:
+    for path, name in zip(paths, _called(paths), strict=True):
         for key, one in _models(path):
-            title = one.model if one.model == "teacher" else _title(path, one.model)
+            title = {"student": name, "teacher": "teacher"}.get(one.model, f"{one.model} of {name}")
             groups.setdefault(key, Entry(title, [])).runs.append(one)
     entries = [one for role in ROLES for one in groups.values() if one.first.model == role]
     _named_apart(entries)
@@ -72,26 +72,46 @@ def _models(path: Path) -> list[tuple[str, Judged]]:
         )
     recipe = parse_yaml(facts.recipe, str(path / "recipe.yaml"))
     same = {key: value for key, value in recipe.items() if key not in _FREE}
+    prints = facts.provenance.get("prints", {})
+    teacher = prints.get("teacher") or _teacher(same)
     # Whatever the student's arm was told of it, the control learns from labels alone.
-    alone = {key: same.get(key) for key in ("student", "tokenizer")} | {
-        "stages": _plain_stages(same)
+    alone = {
+        "student": same.get("student"),
+        "begins": _begins(same, prints, teacher),
+        "stages": _plain_stages(same),
     }
-    identity = {"student": same, "control": alone, "teacher": _teacher(same)}
+    identity = {"student": same, "control": alone, "teacher": teacher}
     rows, of = _rows(path)
-    models = next(iter(facts.figures.values()))
     found = []
-    for model in models:
+    for model in tables.models(facts.figures):
         kind = files.digest(files.canonical([model, identity.get(model, same)]))
         mine = {measure: sums[model] for measure, sums in rows.items() if model in sums}
         found.append((kind, Judged(facts, model, int(recipe.get("seed", 0)), mine, of)))
     return found
 
 
+def _begins(recipe: dict[str, Any], prints: dict[str, Any], teacher: Any) -> list[Any]:
+    """Whose weights and whose tokenizer a student begins with: fingerprints, where the run's provenance has them.
+
+    Without a model of its own it begins as a part of the teacher, unless its weights are drawn.
+    """
+    own = prints.get("student") or _named(recipe.get("student"))
+    part = recipe.get("student")
+    drawn = "scratch" in part if isinstance(part, str | dict) else part is None
+    tokenizer = prints.get("tokenizer") or recipe.get("tokenizer") or teacher or own
+    return [own or (None if drawn else teacher), tokenizer]
+
+
 def _teacher(recipe: dict[str, Any]) -> Any:
     """What a teacher is, however it was asked: live, or from a cache."""
-    part = recipe.get("teacher") or {}
-    options = next(iter(part.values())) if isinstance(part, dict) and len(part) == 1 else part
-    return options.get("model", part) if isinstance(options, dict) else part
+    return _named(recipe.get("teacher")) or recipe.get("teacher")
+
+
+def _named(part: Any) -> list[Any] | None:
+    """The model that a part of a recipe names, and its revision."""
+    options = next(iter(part.values())) if isinstance(part, dict) and len(part) == 1 else None
+    name = options.get("model") if isinstance(options, dict) else None
+    return [name, options.get("revision")] if isinstance(options, dict) and name else None
 
 
 def _plain_stages(recipe: dict[str, Any]) -> list[Any]:
@@ -109,9 +129,17 @@ def _rows(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     return rows, of
 
 
-def _title(path: Path, model: str) -> str:
-    name = path.resolve().name
-    return name if model == "student" else f"{model} of {name}"
+def _called(paths: Sequence[Path]) -> list[str]:
+    """Names of runs: their folders', with as many of the folders above as tell one from another."""
+    whole = [path.resolve().parts for path in paths]
+    return [
+        next(
+            str(Path(*parts[-count:]))
+            for count in range(1, len(parts) + 1)
+            if sum(other[-count:] == parts[-count:] for other in whole) == 1
+        )
+        for parts in whole
+    ]
 
 
 def _named_apart(entries: list[Entry]) -> None:
