@@ -32,8 +32,9 @@ def filled(template: str, charts: Sequence[tuple[str, go.Figure]], values: dict[
     figures = json.dumps([json.loads(figure.to_json()) for _, figure in charts])
     drawn = {
         "charts": [said for said, _ in charts],
-        # A closing tag inside a script would end it, whatever quotes it stands in.
-        "figures": figures.replace("</", "<\\/"),
+        # Inside a script a closing tag would end it, and a comment with an opening tag would keep it from ending,
+        # whatever quotes they stand in.
+        "figures": figures.replace("<", "\\u003c"),
         "plotly": get_plotlyjs(),
     }
     return environment.get_template(template).render(drawn | values)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import files
-from limbeck.report import benchmarks, charts, collect, cost, pages, speeds
+from limbeck.report import benchmarks, charts, collect, cost, markup, pages, speeds
 
 # Nats of KL at which a token is as dark as it gets.
 _DARKEST = 4.0
@@ -62,12 +62,12 @@ def _token(one: dict[str, Any]) -> dict[str, Any]:
 
 def _benchmarks(found: collect.Facts) -> list[str]:
     headings, rows = benchmarks.table(found.benchmarks)
-    return [*_table(headings, rows), "", *(f"Again: `{command}`" for command in _commands(found))]
+    again = [_again(command) for command in _commands(found)]
+    return [*markup.table(headings, rows), "", *again]
 
 
-def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    return lines + [f"| {' | '.join(row)} |" for row in rows]
+def _again(command: Any) -> str:
+    return f"Again: {markup.code(str(command))}"
 
 
 def _commands(found: collect.Facts) -> list[str]:
@@ -112,31 +112,34 @@ def _told(value: Any) -> str:
 def markdown(found: collect.Facts) -> str:
     """The report for a terminal or a pull request."""
     headings, rows = collect.table(found)
-    lines = [f"# {found.name}", "", collect.verdict(found), ""]
+    lines = [f"# {markup.line(found.name)}", "", collect.verdict(found), ""]
     for told in collect.ends(found):
-        lines += [told, ""]
+        lines += [markup.line(told), ""]
     if rows:
-        lines += [*_table(headings, rows), ""]
+        lines += [*markup.table(headings, rows), ""]
     for name, value in _gaps(found):
         lines.append(f"- Gap recovered, {name}: {value} of (control - teacher)")
     if found.about:
         lines += [
             "",
             f"Held-out text: {found.about['rows']} rows of {found.about['length']} tokens. "
-            f"Again: `{found.about['command']}`",
+            f"{_again(found.about['command'])}",
         ]
     if found.benchmarks:
         lines += ["", "## Benchmarks", "", *_benchmarks(found)]
     if found.speed:
         measured, speed = speeds.table(found.speed)
-        lines += ["", "## How fast they read and write", "", *_table(measured, speed)]
-        lines += ["", f"Again: `{found.speed['command']}`"]
+        lines += ["", "## How fast they read and write", "", *markup.table(measured, speed)]
+        lines += ["", _again(found.speed["command"])]
     if found.samples:
-        lines += ["", f"After the words `{found.samples['prompt']}`:", ""]
+        lines += ["", f"After the words {markup.code(found.samples['prompt'])}:", ""]
         for model, text in found.samples["models"].items():
-            lines += [f"- {model}: {json.dumps(text.strip(), ensure_ascii=False)}"]
+            told = json.dumps(text.strip(), ensure_ascii=False)
+            lines += [f"- {model}: {markup.code(told)}"]
     took = cost.of_run(found).rows()
     lines += ["", "## Cost", "", *(f"- {name}: {value}" for name, value in took)] if took else []
-    lines += ["", "## Recipe", "", "```yaml", found.recipe.strip(), "```", "", "## Provenance", ""]
-    lines += [f"- {name}: `{value}`" for name, value in _flat(found.provenance)]
+    recipe = found.recipe.strip()
+    fence = markup.fence(recipe)
+    lines += ["", "## Recipe", "", f"{fence}yaml", recipe, fence, "", "## Provenance", ""]
+    lines += [f"- {name}: {markup.code(value)}" for name, value in _flat(found.provenance)]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """The page needs nothing else, shows strange text as text, and the plain report says the same."""
 
+import json
 import re
 
 import tiny_report
@@ -24,6 +25,19 @@ def test_strange_text_is_shown_as_text(tmp_path):
     text = page(tmp_path, prompt=STRANGE, recipe=f"name: {STRANGE}\n")
     assert "<b>bold</b>" not in text
     assert text.count("&lt;/script&gt;&lt;b&gt;bold") >= 4
+
+
+def test_a_name_within_a_script_neither_ends_it_nor_keeps_it_from_ending(tmp_path):
+    name = "<!--<script>"
+    run = tiny_report.folder(tmp_path)
+    alike = files.read_json(run / "evaluation/layers.json")
+    alike["students"][0]["name"] = f"{name}</script>"
+    files.write_json(run / "evaluation/layers.json", alike)
+    text = render.html(collect.facts(run))
+    drawn = text[text.index("const figures = ") :].partition("\n")[0]
+    assert "<" not in drawn
+    found = json.loads(drawn.removeprefix("const figures = ").removesuffix(";"))
+    assert f"{name}</script>" in [line.get("name") for one in found for line in one["data"]]
 
 
 def test_both_reports_hold_verdict_figures_and_samples(tmp_path):
