@@ -92,13 +92,16 @@ def training_seconds(arm: Curves) -> float:
 
 
 def _machine(lines: list[Line], pause: float) -> tuple[float | None, float | None, int]:
-    """Hours, watt-hours of the GPUs and their number, of the samples; pauses between commands are not counted."""
+    """Hours, watt-hours of the GPUs and their number, of samples by time; pauses between commands are not counted.
+
+    From a sample to the next one, whoever wrote it: what two commands sampled at once is one moment of the machine.
+    """
     if len(lines) < 2:
         return None, None, 0
     seconds, joules, measured = 0.0, 0.0, False
     for here, after in itertools.pairwise(lines):
         gap = after["time"] - here["time"]
-        if not 0 <= gap <= pause:
+        if gap > pause:
             continue
         seconds += gap
         watts = [gpu["watts"] for gpu in here.get("gpus", ()) if "watts" in gpu]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,33 @@ _DASHES = ("solid", "dot", "dash", "dashdot")
 
 
 def read(run: Path) -> list[Line]:
-    """The lines of telemetry.jsonl; what a kill or a full disk cut short is passed over, since nothing depends on it."""
+    """The samples of telemetry.jsonl by time, each with those of its values that are numbers.
+
+    What a kill or a full disk cut short is passed over, since nothing depends on it. Two commands at once write in turns.
+    """
     path = run / "telemetry.jsonl"
     if not path.is_file():
         return []
     found = []
-    for line in path.read_bytes().split(b"\n"):
+    for text in path.read_bytes().split(b"\n"):
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            found.append(json.loads(text, parse_int=float))
+        except (ValueError, RecursionError):
             continue
-    return [line for line in found if isinstance(line, dict) and "time" in line]
+    lines = [_numbers(line) for line in found if isinstance(line, dict)]
+    return sorted((line for line in lines if "time" in line), key=lambda line: line["time"])
+
+
+def _numbers(line: Line) -> Line:
+    gpus = line.get("gpus")
+    plain: Line = {key: value for key, value in line.items() if key != "gpus" and _is_one(value)}
+    if isinstance(gpus, list):
+        plain["gpus"] = [_numbers(gpu) if isinstance(gpu, dict) else {} for gpu in gpus]
+    return plain
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def charts(lines: list[Line]) -> list[tuple[str, go.Figure]]:
@@ -46,15 +63,14 @@ def charts(lines: list[Line]) -> list[tuple[str, go.Figure]]:
 
 
 def _busy(line: Line) -> dict[str, float]:
-    gpus = {name: 100 * value for name, value in _of_gpus("utilisation")(line).items()}
-    return {"all cores": 100 * line["cpu"]} | gpus
+    gpus = _of_gpus("utilisation")(line).items()
+    own = {"all cores": 100 * line["cpu"]} if "cpu" in line else {}
+    return own | {name: 100 * value for name, value in gpus}
 
 
 def _memory(line: Line) -> dict[str, float]:
-    own = {
-        "this process": line["memory_gigabytes"],
-        "the machine": line["machine_memory_gigabytes"],
-    }
+    names = {"this process": "memory_gigabytes", "the machine": "machine_memory_gigabytes"}
+    own = {name: line[key] for name, key in names.items() if key in line}
     return own | _of_gpus("memory_gigabytes")(line)
 
 
@@ -75,7 +91,7 @@ def _chart(
         group = lines[start : start + each]
         minutes = (group[0]["time"] - lines[0]["time"]) / 60
         told = [values(line) for line in group]
-        for name in told[0]:
+        for name in dict.fromkeys(name for one in told for name in one):
             some = [one[name] for one in told if name in one]
             xs, ys = curves.setdefault(name, ([], []))
             xs.append(minutes)

@@ -53,6 +53,14 @@ def test_samples_far_apart_by_the_recipe_are_no_pause(tmp_path):
     assert cost.of_run(collect.facts(run)).hours == pytest.approx(1.0)
 
 
+def test_what_two_commands_sampled_at_once_is_counted_once(tmp_path):
+    run = tiny_report.folder(tmp_path)
+    telemetry(run, [sample(time, gpus=[{"watts": 100.0}]) for time in (1, 3, 2, 4, 5, 7, 6, 8)])
+    found = cost.of_run(collect.facts(run))
+    assert 3600 * found.hours == pytest.approx(7)
+    assert 3.6e6 * found.kilowatt_hours == pytest.approx(700)
+
+
 def test_what_was_not_measured_is_not_told(tmp_path):
     run = tiny_report.folder(tmp_path)
     found = cost.of_run(collect.facts(run))

@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny_report
 
-from limbeck.report import charts, collect, machine
+from limbeck.report import charts, collect, machine, render
 
 
 def line(second, **more):
@@ -63,3 +63,23 @@ def test_utilisation_of_a_model_is_drawn_where_it_was_logged(tmp_path):
     (run / "log.jsonl").write_text("".join(lines))
     drawn = {f.layout.title.text: f for _, f in charts.all_charts(collect.facts(run))}
     assert set(drawn["Model FLOPs utilisation"].data[0].y) == {0.4}
+
+
+def test_values_that_are_no_numbers_are_passed_over(tmp_path):
+    run = tiny_report.folder(tmp_path)
+    odd = [{"time": "x"}, {"time": True}, {"time": None}, {"cpu": 0.5}, 3, {"time": float("nan")}]
+    odd += [line(30, cpu="much", memory_gigabytes=None, gpus=[3, gpu(watts="x"), {}])]
+    written(
+        run,
+        [line(0), *odd, line(60, gpus=7), {"time": 1090.0}],
+        end='{"time": 1' + "0" * 400 + "}\n" + "[" * 100_000,
+    )
+    found = machine.read(run)
+    assert [one["time"] for one in found] == [1000, 1030, 1060, 1090]
+    drawn = {figure.layout.title.text: figure for _, figure in machine.charts(found)}
+    busy = {curve.name: list(curve.x) for curve in drawn["Utilisation"].data}
+    assert busy == {"all cores": [0.0, 1.0], "GPU 1": [0.5]}
+    assert "Power of GPUs" not in drawn
+    memory = {curve.name: list(curve.x) for curve in drawn["Memory"].data}
+    assert memory == {"this process": [0.0, 1.0], "the machine": [0.0, 0.5, 1.0], "GPU 1": [0.5]}
+    assert render.write(run).is_file()
