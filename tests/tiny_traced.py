@@ -9,54 +9,63 @@ import yaml
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?\s?%?(?![\w])")
 # Sentences of the page itself that hold a number and no figure of a run.
 OWN = (
-    "95 %", "top-1", "darkest at 4 and above", "The first held-out row", "(control − student) / (control − teacher)", "1 is the same",
-    "more than two errors", "one standard error", "in the last 20",
+    "95 %", "darkest at 4 and above", "The first held-out row", "1 is the same", "more than two errors", "one standard error",
+    "below 0 is better", "holds 0 the rows",
 )  # fmt: skip
-_VERBATIM = ("pre", "blockquote", "code", "script", "style")
+_BLOCKS = (
+    "title", "h1", "h2", "h3", "p", "li", "th", "td", "summary", "pre", "blockquote", "script", "style",
+)  # fmt: skip
+_AS_IT_STANDS = ("pre", "blockquote", "script", "style")
 
 
 class _Page(HTMLParser):
-    """Text by where it stands: tables by cells, what scripts draw, what a reader is told, everything else."""
+    """What stands under which heading. tables: {heading: rows of cells}; blocks: (heading, tag, text) of all else that is read.
+
+    labels: what charts say to a screen reader. tokens: (text, shade, told). scripts: the programs.
+    """
 
     def __init__(self):
         super().__init__()
-        self.open, self.text, self.told, self.tables, self.verbatim = [], [], [], [], []
-        self.tokens, self.scripts = [], []
+        self.heading, self.open = "", []
+        self.tables, self.blocks, self.labels, self.tokens, self.scripts = {}, [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        if tag in ("meta", "link", "br", "hr", "input"):
-            return
-        self.open.append((tag, given))
+        if tag in _BLOCKS:
+            self.open.append([tag, ""])
         if tag == "table":
-            self.tables.append([])
+            assert self.heading not in self.tables, f"two tables under {self.heading}"
+            self.tables[self.heading] = []
         if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("th", "td"):
-            self.tables[-1][-1].append("")
-        if tag in _VERBATIM:
-            self.verbatim.append("")
-        if "aria-label" in given:
-            self.text.append(given["aria-label"])
+            self.tables[self.heading].append([])
+        if given.get("role") == "img":
+            self.labels.append(given["aria-label"])
         if "data-told" in given:
-            self.told.append(given["data-told"])
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop()[0] != tag:
-            pass
+            self.tokens.append(["", given["style"].removeprefix("--shade: "), given["data-told"]])
 
     def handle_data(self, data):
-        tags = [tag for tag, _ in self.open]
-        if any("data-told" in given for _, given in self.open):
-            self.tokens.append(data)
-        elif "script" in tags:
-            self.scripts.append(data)
-        elif any(tag in _VERBATIM for tag in tags):
-            self.verbatim[-1] += data
-        elif "td" in tags or "th" in tags:
-            self.tables[-1][-1][-1] += data
-        else:
-            self.text.append(data)
+        if self.open:
+            self.open[-1][1] += data
+        if self.open and self.open[-1][0] == "p" and self.get_starttag_text().startswith("<span"):
+            self.tokens[-1][0] += data
+
+    def handle_endtag(self, tag):
+        if tag not in _BLOCKS:
+            return
+        name, text = self.open.pop()
+        assert name == tag
+        text = text if tag in _AS_IT_STANDS else " ".join(text.split())
+        if tag in ("th", "td"):
+            self.tables[self.heading][-1].append(text)
+        elif tag == "script":
+            self.scripts.append(text)
+        elif tag != "style":
+            self.heading = text if tag == "h2" else self.heading
+            self.blocks.append((self.heading, tag, text))
+
+    def texts(self, heading, tag):
+        """The texts of one kind under a heading, in their order."""
+        return [text for under, kind, text in self.blocks if (under, kind) == (heading, tag)]
 
 
 def page(text):
@@ -68,11 +77,8 @@ def page(text):
 
 def figures(found):
     """What the charts are drawn from: a list of plotly figures."""
-    for script in found.scripts:
-        start = script.find('[{"data"')
-        if start >= 0:
-            return json.JSONDecoder().raw_decode(script[start:].replace("<\\/", "</"))[0]
-    return []
+    (script,) = (text for text in found.scripts if "const figures = " in text)
+    return json.JSONDecoder().raw_decode(script[script.index("const figures = ") + 16 :])[0]
 
 
 def numbers(text):
@@ -82,52 +88,49 @@ def numbers(text):
     return [match.strip() for match in NUMBER.findall(text)]
 
 
-def leaves(run):
-    """{file:keys: value} of every number that the files of a run hold."""
+class Held:
+    """What the files of a run hold, read by themselves: evaluation, benchmarks, logs by arm, telemetry, provenance, recipe."""
+
+    def __init__(self, run):
+        self.run = run
+        self.evaluation = {path.stem: _json(path) for path in sorted((run / "evaluation").glob("*.json"))}  # fmt: skip
+        self.benchmarks = [_json(path) for path in sorted((run / "evaluation/benchmarks").glob("*.json"))]  # fmt: skip
+        self.logs = {"student": _lines(run / "log.jsonl"), "control": _lines(run / "control/log.jsonl")}  # fmt: skip
+        self.telemetry = _lines(run / "telemetry.jsonl")
+        self.provenance = _json(run / "provenance.json")
+        self.recipe_text = (run / "recipe.yaml").read_text()
+        self.recipe = yaml.safe_load(self.recipe_text)
+
+    @property
+    def tables(self):
+        """The files with figures by model, by name."""
+        return {name: told for name, told in self.evaluation.items() if "measure" in told}
+
+    def get(self, name, *keys):
+        """The value at these keys of an evaluation's file, or None."""
+        here = self.evaluation.get(name)
+        for key in keys:
+            here = here.get(key) if isinstance(here, dict) else None
+        return here
+
+
+def _json(path):
+    return json.loads(path.read_text())
+
+
+def _lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def leaves(held):
+    """{where: value} of the few numbers that a page may show outside of what is checked against its own keys."""
     found = {}
-    for path in [*sorted((run / "evaluation").rglob("*.json")), run / "provenance.json"]:
-        if path.is_file():
-            _walk(json.loads(path.read_text()), f"{path.relative_to(run)}:", found)
-    for path in (run / "log.jsonl", run / "control/log.jsonl", run / "telemetry.jsonl"):
-        if path.is_file():
-            for number, line in enumerate(path.read_text().splitlines()):
-                _walk(json.loads(line), f"{path.relative_to(run)}:{number}.", found)
-    _walk(yaml.safe_load((run / "recipe.yaml").read_text()), "recipe.yaml:", found)
+    for name, told in held.evaluation.items():
+        found |= {f"{name}.{key}": told[key] for key in ("rows", "length") if key in told}
     return found
 
 
-def _walk(value, where, found):
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key not in ("row_sums", "rows_of", "values"):  # rows' own sums are shown nowhere
-                _walk(inner, f"{where}{key}.", found)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            _walk(inner, f"{where}{number}.", found)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        found[where.removesuffix(".")] = value
-
-
-def spellings(value):
-    """Every way in which the report may write a number that a file holds."""
-    plain = {
-        f"{value:,.0f}",
-        f"{value:.4f}",
-        f"{value:,.4g}",
-        f"{value:.4g}",
-        f"{value:.2f}",
-        f"{value:,.1f}",
-        str(value),
-    }
-    share = {f"{value:.1%}", f"{value:.2%}", f"{value:.0%}", f"{100 * value:,.1f}"}
-    signed = {f"{value:+.4f}", f"{abs(value):.4f}"}
-    return plain | share | signed
-
-
-def index(found):
-    """{spelling: the places that it may come from}."""
-    places = {}
-    for where, value in found.items():
-        for spelled in spellings(value):
-            places.setdefault(spelled, set()).add(where)
-    return places
+def strangers(text, held):
+    """Numbers of a text that is checked nowhere else, spelled as no file of the run holds them."""
+    known = {str(value) for value in leaves(held).values()}
+    return [number for number in numbers(text) if number not in known]

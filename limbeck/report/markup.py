@@ -29,8 +29,8 @@ def line(text: str) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in lines]
+    first, *others = [f"| {' | '.join(map(_cell, row))} |" for row in (headings, *rows)]
+    return [first, "|---" * len(headings) + "|", *others]
 
 
 def _cell(text: str) -> str:
