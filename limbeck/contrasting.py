@@ -54,9 +54,12 @@ def contrast(paths: Sequence[Path]) -> list[Entry]:
     groups: dict[str, Entry] = {}
     for path, name in zip(paths, _called(paths), strict=True):
         for key, one in _models(path):
-            title = {"student": name, "teacher": "teacher"}.get(one.model, f"{one.model} of {name}")
+            title = name if one.model == "student" else f"{one.model} of {name}"
             groups.setdefault(key, Entry(title, [])).runs.append(one)
     entries = [one for role in ROLES for one in groups.values() if one.first.model == role]
+    teachers = [one for one in entries if one.first.model == "teacher"]
+    if len(teachers) == 1:
+        teachers[0].title = "teacher"
     _named_apart(entries)
     for entry in entries:
         _judged(entry, entries[0])

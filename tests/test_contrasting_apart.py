@@ -71,6 +71,8 @@ def test_two_revisions_of_a_teacher_are_two(tmp_path):
         begun(tmp_path, mark, teacher=f"{{live: {{model: A, revision: {mark}}}}}") for mark in "xy"
     ]
     assert kinds(runs)["teacher"] == [1, 1]
+    titles = [entry.title for entry in contrast(runs)]
+    assert titles[-2:] == ["teacher of x", "teacher of y"]
 
 
 def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
