@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from limbeck.licences import HUB, Origin
 from limbeck.measurement import Card
-from limbeck.report import benchmarks, collect, cost
+from limbeck.report import benchmarks, collect, cost, markup
 
 _ERROR = "_stderr"
 
@@ -50,8 +48,7 @@ def written(made: Made, run: collect.Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["code"] = code
-    environment.filters["cell"] = cell
+    environment.filters |= {"code": markup.code, "code_cell": _code_cell, "line": markup.line}
     headings, rows = collect.table(run)
     answered, answers = benchmarks.table(run.benchmarks)
     return environment.get_template("card.md.jinja").render(
@@ -59,28 +56,20 @@ def written(made: Made, run: collect.Facts) -> str:
         made=made,
         run=run,
         verdict=collect.verdict(run),
-        table=_markdown(headings, rows),
-        answers=_markdown(answered, answers),
+        table="\n".join(markup.table(headings, rows)) if rows else "",
+        answers="\n".join(markup.table(answered, answers)) if answers else "",
         commands=list(dict.fromkeys(str(each["command"]) for each in run.benchmarks)),
         smaller=_smaller(made),
         licence=licence(made),
         cost=cost.of_run(run).trained(),
         machine=_machine(run.provenance.get("hardware", {})),
-        fence="`" * max(3, 1 + max(map(len, re.findall("`+", made.recipe)), default=0)),
+        fence=markup.fence(made.recipe),
     )
 
 
-def code(text: str) -> str:
-    """A text of somebody else's in a span of code: on one line, between more backticks than it holds."""
-    flat = cell(text)
-    ticks = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
-    room = " " if flat.startswith("`") or flat.endswith("`") else ""
-    return f"{ticks}{room}{flat}{room}{ticks}"
-
-
-def cell(text: str) -> str:
-    """A text of somebody else's on one line, that ends no cell of a table and begins no markup of HTML."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+def _code_cell(text: str) -> str:
+    """A text of somebody else's as code in a cell of a table."""
+    return markup.code(text).replace("|", r"\|")
 
 
 def licence(made: Made) -> str | None:
@@ -133,13 +122,6 @@ def _result(text: str, figure: str, value: float) -> EvalResult:
         metric_value=value,
         metric_name=figure.replace("_", " "),
     )
-
-
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _smaller(made: Made) -> str:

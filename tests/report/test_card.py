@@ -6,6 +6,7 @@ import pytest
 import tiny_report
 import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from limbeck import files
 from limbeck.licences import Origin
@@ -94,9 +95,11 @@ def test_names_of_others_are_no_markup(run):
     odd = "models/a|b `c` <img src=x>\n# Injected"
     teacher = Origin("teacher", odd, "mit")
     text = card.written(replace(MADE, teacher=teacher, began=teacher, fingerprint=None), run)
-    assert "\n# Injected" not in text
-    assert "<img" not in text
-    assert "| ``models/a\\|b `c` &lt;img src=x> # Injected`` | mit |" in text
+    page = MarkdownIt("commonmark").enable("table").render(text.partition("\n---\n")[2])
+    assert page.count("<h1>") == 1
+    assert "<img" not in page
+    rows = [row for row in page.split("<tr>") if row.startswith("\n<td>teacher</td>\n<td><code>")]
+    assert [row.count("<td>") for row in rows] == [4]
 
 
 @pytest.mark.parametrize(
