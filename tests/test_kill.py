@@ -194,7 +194,7 @@ def test_a_run_killed_while_it_exports_and_evaluates_ends_as_if_it_was_not(
     assert models(path.parent) == models(home)
     written = {file.name for file in (run / "evaluation").iterdir()}
     assert written == {file.name for file in (home / "runs/tiny/evaluation").iterdir()}
-    assert "kl_to_teacher" in (run / "export/README.md").read_text()
+    assert "KL to the teacher" in (run / "export/README.md").read_text()
     assert not list(path.parent.rglob(".partial-*"))
 
 

@@ -60,6 +60,8 @@ def test_many_programs_answer_in_their_order_side_by_side():
 def started(mark):
     """A process that runs six sleeping programs, once one of them runs."""
     code = (
+        # A shell that starts this in its background has Ctrl-C ignored, here as well.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from limbeck.evaluation import _sandbox as s\n"
         f"s.run_all(['import time; time.sleep(60)'] * 6, s.Limits(wall_seconds=60), isolation='namespaces', name={mark!r})"
     )
@@ -143,6 +145,8 @@ def test_an_ordinary_user_can_lock_programs_in_too(isolation):
         (place / "limbeck/evaluation").mkdir(parents=True)
         for name in ("errors", "evaluation/_jail", "evaluation/_sandbox", "evaluation/_syscalls"):
             shutil.copy(HERE / f"limbeck/{name}.py", place / f"limbeck/{name}.py")
+        for path in place.rglob("*"):  # whatever this process's umask is
+            path.chmod(0o755)
         code = f"""
 import os
 from limbeck.evaluation import _sandbox as s
