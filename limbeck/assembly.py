@@ -19,6 +19,9 @@ from limbeck.progress import say
 from limbeck.recipe import Part, Recipe, Stage
 from limbeck.types import Materials, Source, Teacher
 
+_OF_THE_TEACHER = ("adapters", "hybrid", "low_rank_clone", "pruned")
+"""Students that begin with the teacher's weights, where they name no model of their own."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -55,6 +58,12 @@ def model_of(part: Part | None) -> Model | None:
     options = part.options if part else {}
     name = options.get("model")
     return Model(name, options.get("revision")) if name and isinstance(name, str) else None
+
+
+def began(recipe: Recipe) -> Model | None:
+    """The model with whose weights a student begins: its own, or the teacher of which it is made; None where they are drawn."""
+    own, made = model_of(recipe.student), recipe.student.name in _OF_THE_TEACHER
+    return own or (teacher_model(recipe) if made else None)
 
 
 def settle(recipe: Recipe) -> None:

@@ -16,9 +16,6 @@ from limbeck.recipe import Recipe
 from limbeck.report import card, collect
 from limbeck.standing import Arm, trained_steps
 
-_OF_THE_TEACHER = ("adapters", "hybrid", "low_rank_clone", "pruned")
-"""Students that begin with the teacher's weights, where they name no model of their own."""
-
 
 def text(arm: Arm, student: Any, tokens: int, run: Folder) -> str:
     """The card of an arm. student: the model, or its shapes. run: the folder of the whole run, which holds the figures."""
@@ -36,7 +33,7 @@ def text(arm: Arm, student: Any, tokens: int, run: Folder) -> str:
         teacher=_model("teacher", teacher) or _served(recipe),
         teacher_parameters=_size(teacher),
         fingerprint=load.fingerprint(teacher.name, teacher.revision) if teacher else None,
-        began=_model("weights it began with", _began(recipe)),
+        began=_model("weights it began with", assembly.began(recipe)),
         texts=_texts(recipe),
         recipe=loading.dump(recipe),
         own=recipe.card,
@@ -57,14 +54,6 @@ def renew(arms: Sequence[Arm], folder: Folder) -> None:
         )
         # No work where it is the same.
         recarding.recarded(arm.folder.export, text(arm, model, tokens, folder))
-
-
-def _began(recipe: Recipe) -> Model | None:
-    """The model with whose weights a student begins."""
-    own = assembly.model_of(recipe.student)
-    if own is not None or recipe.student.name not in _OF_THE_TEACHER:
-        return own
-    return assembly.teacher_model(recipe)
 
 
 def _model(role: str, model: Model | None) -> Origin | None:

@@ -36,11 +36,10 @@ from limbeck.recarding import CARD
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 _MODELS = (*_WEIGHTS, ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".ckpt")
-# Folders and addresses that are nobody's business: what others host openly is left out.
+# Folders and addresses that are nobody's business; those of the Hub itself are left out.
 _OWN = re.compile(
     r"(?<![\w./~:-])(?:/|~/)(?:[\w.+-]+/)+[\w.+-]+|\b[A-Z]:\\\\?[^\s'\"`)]+|\bhttps?://[^\s'\"`)>\]]+"
 )
-_OPEN = ("https://pypi.org/", "https://huggingface.co/")
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,7 @@ def _tell_paths(folder: Path) -> None:
     text = (folder / CARD).read_text(encoding="utf-8")
     own = {str(Path.home()), str(Path.cwd())} - {"/"}
     found = {place for place in own if place in text} | set(_OWN.findall(text))
-    found = {place for place in found if not place.startswith(_OPEN)}
+    found = {place for place in found if not place.startswith(constants.ENDPOINT)}
     if found:
         shown = sorted(found)
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from limbeck import cards, loading
+from limbeck import assembly, cards, loading
 from limbeck.cache.format import CacheAbout, write_about
 from limbeck.folder import Folder
 
@@ -50,7 +50,7 @@ def test_a_cache_that_others_recorded_names_its_teacher(tmp_path):
     ],
 )
 def test_whose_weights_a_student_began_with(student, begins):
-    found = cards._began(recipe({"live": {"model": "a/teacher"}}, student))
+    found = assembly.began(recipe({"live": {"model": "a/teacher"}}, student))
     assert (found.name if found else None) == begins
 
 

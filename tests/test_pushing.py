@@ -193,16 +193,14 @@ def test_weights_that_are_refused_on_the_way_are_told(run, login):
 
 def test_folders_and_servers_of_its_maker_are_told(run, login, capsys):
     own = ("/scratch/me/runs", "https://gpu7.intern.example:8000/v1", "~/models/x")
-    text = (
-        CARD + "".join(f"- path: {place}\n" for place in own) + "https://pypi.org/project/limbeck\n"
-    )
-    recarded(run / "export", text)
+    paths = "".join(f"- path: {place}\n" for place in own)
     with tiny_push_hub.serving() as hub:
         login(hub)
+        recarded(run / "export", f"{CARD}{paths}{hub.url}/someone/tiny\n")
         push(run, Target("someone/tiny"))
     said = capsys.readouterr().err
     assert all(place in said for place in own)
-    assert "pypi.org" not in said
+    assert hub.url not in said
 
 
 def test_other_bytes_on_the_hub_than_here_are_seen(run, login):

@@ -1,7 +1,5 @@
 """How fast models write is measured once of the same models, told in table and report, and refused in one line where it cannot be."""
 
-import dataclasses
-
 import pytest
 import tiny_folder
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -121,4 +119,4 @@ def test_a_run_whose_export_is_away_is_not_measured_without_it(finished):
 
 def test_a_run_without_it_has_no_section(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x\n")
-    assert "How fast" not in render.html(dataclasses.replace(render.collect.facts(tmp_path)))
+    assert "How fast" not in render.html(render.collect.facts(tmp_path))

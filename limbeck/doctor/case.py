@@ -36,8 +36,7 @@ class Learner:
     @property
     def begins_as(self) -> Model | None:
         """The model whose words and ends the student begins with, where it is made of one."""
-        copied = self.recipe.student.name in ("pruned", "adapters", "low_rank_clone", "hybrid")
-        return self.model or (assembly.teacher_model(self.recipe) if copied else None)
+        return assembly.began(self.recipe)
 
 
 class Case:
