@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from limbeck.objectives.forward_kl import forward_kl
 from limbeck.objectives.jensen_shannon import jensen_shannon
 from limbeck.objectives.reverse_kl import reverse_kl
 from limbeck.students.scratch import known_config
+from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
 
 CONFIGS = Path(__file__).parents[1] / "recipes/configs"
@@ -196,39 +197,51 @@ def step_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     base = step_ground.Ground(masters, teacher, rows, ROWS)
     base.every = 1
     live, cached = Live(base.teacher), base.cached(folder / "cache")
-    # Made one after the other: each holds a student, its masters and moments.
-    makers: dict[str, Callable[[], Callable[[], Any]]] = {
-        "limbeck from cache": lambda: base.ours(cached, folder),
-        "limbeck online": lambda: base.ours(live, folder),
-        "limbeck online, two students": lambda: base.ours(live, folder, students=2),
-        "limbeck cross-entropy": lambda: base.ours(None, folder),
-        "transformers cross-entropy, autocast": lambda: base.theirs("ce", autocast=True),
-        "transformers cross-entropy, bfloat16": lambda: base.theirs("ce", autocast=False),
-    }
-    if peers.installed("trl"):
-        makers["trl gkd, autocast"] = lambda: base.theirs("gkd", autocast=True)
-        makers["trl gkd, bfloat16"] = lambda: base.theirs("gkd", autocast=False)
     found = []
-    for label, make in makers.items():
-        runner = make()
-        if not _runs(label if not label.startswith("limbeck") else "limbeck", runner):
-            continue
-        times = sbs.race({label: runner}, rounds=rounds)
-        seconds, students = sbs.seconds(times, label), 2 if "two" in label else 1
-        row: dict[str, Any] = {"loop": label, "seconds": seconds}
-        row |= {"tokens/s": students * base.tokens / seconds, "peak GB": sbs.peak(runner) / 1e3}
-        found.append(row)
-        del runner
-        if ON_DEVICE:
-            torch.cuda.empty_cache()
-    by = {row["loop"]: row["tokens/s"] for row in found}
-    return [row | _beside(by, row["tokens/s"]) for row in found]
+    for compiled in (False, True):
+        for label, make in loops(base, (live, cached), folder, compiled=compiled).items():
+            runner = make()
+            if not _runs(label if not label.startswith("limbeck") else "limbeck", runner):
+                continue
+            times = sbs.race({label: runner}, rounds=rounds)
+            seconds, students = sbs.seconds(times, label), 2 if "two" in label else 1
+            row: dict[str, Any] = {"loop": label, "blocks": "compiled" if compiled else "plain"}
+            row |= {"seconds": seconds, "tokens/s": students * base.tokens / seconds}
+            row |= {"peak GB": sbs.peak(runner) / 1e3}
+            found.append(row)
+            del runner
+            if ON_DEVICE:
+                torch.cuda.empty_cache()
+    return [row | _beside(found, row) for row in found]
 
 
-def _beside(by: Mapping[str, float], mine: float) -> dict[str, float]:
-    """How many times as fast ours are."""
+def loops(
+    base: step_ground.Ground, teachers: tuple[Live, Cached], folder: Path, *, compiled: bool
+) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """What makes each loop, to be made one after the other: each holds a student, its masters and moments."""
+    live, cached = teachers
+    ours = partial(base.ours, folder=folder, compiled=compiled)
+    theirs = partial(base.theirs, compiled=compiled)
+    found: dict[str, Callable[[], Callable[[], Any]]] = {
+        "limbeck from cache": lambda: ours(cached),
+        "limbeck online": lambda: ours(live),
+        "transformers cross-entropy, autocast": lambda: theirs("ce", autocast=True),
+        "transformers cross-entropy, bfloat16": lambda: theirs("ce", autocast=False),
+    }
+    if not compiled:
+        found["limbeck online, two students"] = lambda: ours(live, students=2)
+        found["limbeck cross-entropy"] = lambda: ours(None)
+    if peers.installed("trl"):
+        found["trl gkd, autocast"] = lambda: theirs("gkd", autocast=True)
+        found["trl gkd, bfloat16"] = lambda: theirs("gkd", autocast=False)
+    return found
+
+
+def _beside(rows: Sequence[Mapping[str, Any]], mine: Mapping[str, Any]) -> dict[str, float]:
+    """How many times as fast ours are, whose blocks are as compiled."""
     names = {"from cache over": "limbeck from cache", "online over": "limbeck online"}
-    return {key: by[name] / mine for key, name in names.items()}
+    alike = {row["loop"]: row["tokens/s"] for row in rows if row["blocks"] == mine["blocks"]}
+    return {key: alike[name] / mine["tokens/s"] for key, name in names.items()}
 
 
 def recording_rows(rounds: int) -> list[dict[str, Any]]:

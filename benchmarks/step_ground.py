@@ -104,7 +104,7 @@ class Ground:
         """Of a step."""
         return self.rows * self.length
 
-    def student(self, *, twice: bool = False) -> PreTrainedModel:
+    def student(self, *, twice: bool = False, compiled: bool = False) -> PreTrainedModel:
         """One of every few of the teacher's layers, float32. twice: with its activations computed twice."""
         depth = self.masters.config.num_hidden_layers
         kept = list(range(0, depth, self.every))
@@ -112,13 +112,22 @@ class Ground:
         made: PreTrainedModel = pruned(materials, layers=kept)
         if twice:
             made.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in layout.layers(made) if compiled else ():
+            layer.compile()
         return made.to(self.device).train()
 
     def ours(
-        self, teacher: Teacher | None, folder: Path, *, twice: bool = False, students: int = 1
+        self,
+        teacher: Teacher | None,
+        folder: Path,
+        *,
+        twice: bool = False,
+        students: int = 1,
+        compiled: bool = False,
     ) -> Ours:
         """One step of Limbeck's own loop; without a teacher, cross-entropy. twice: activations computed twice."""
-        jobs = [self._job(teacher, folder, twice=twice) for _ in range(students)]
+        each = [self.student(twice=twice, compiled=compiled) for _ in range(students)]
+        jobs = [self._job(teacher, folder, student) for student in each]
         for job in jobs:
             job.ahead = jobs[0].ahead
 
@@ -133,7 +142,7 @@ class Ground:
 
         return Ours(run, forget)
 
-    def _job(self, teacher: Teacher | None, folder: Path, *, twice: bool) -> loop.Loop:
+    def _job(self, teacher: Teacher | None, folder: Path, student: PreTrainedModel) -> loop.Loop:
         """A student of its own in our loop."""
         objective = "forward_kl" if teacher else "cross_entropy"
         stage = Stage(
@@ -144,7 +153,7 @@ class Ground:
             rows_per_step=self.rows,
             micro_rows=self.rows,
         )
-        student, world = self.student(twice=twice), parallel.start(self.device)
+        world = parallel.start(self.device)
         step = Step(student, vocab=self.vocab)
         parallel.shard(step, layout.layers(student), world, self.dtype)
         return loop.Loop(
@@ -177,9 +186,9 @@ class Ground:
         )
         return Cached(CacheReader(folder))
 
-    def theirs(self, kind: str, *, autocast: bool) -> Callable[[], Any]:
+    def theirs(self, kind: str, *, autocast: bool, compiled: bool = False) -> Callable[[], Any]:
         """One step of a plain loop: 'gkd' with TRL's loss on whole logits, or 'cross-entropy' of transformers."""
-        student = self.student()
+        student = self.student(compiled=compiled)
         if not autocast:
             student = student.to(self.dtype)
         adam = torch.optim.AdamW(student.parameters(), lr=3e-4, fused=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,7 +27,7 @@ from limbeck.planning import Planned, groups
 from limbeck.progress import progress
 from limbeck.selection.joined import Record
 from limbeck.storing import Store, Task
-from limbeck.types import Batch, Source, Teacher
+from limbeck.types import Batch, Signal, Source, Teacher
 
 # Tokens of one forward. More make a CPU no faster, and a device little.
 _TOKENS = {"cpu": 2048}
@@ -42,6 +44,36 @@ class RecordCounts:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A micro-batch of a task, on the device, and what the teacher says of it. said: when it will have been said."""
+
+    task: Task
+    rows: Planned
+    batch: Batch
+    signal: Signal
+    said: torch.cuda.Event | None
+
+
+class Swift:
+    """A stream of a device whose work goes first, so that few things done there are not behind a teacher's many."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.stream = cast(Any, torch.cuda.Stream)(device, priority=-1)
+
+    @contextlib.contextmanager
+    def after(self, event: torch.cuda.Event | None) -> Iterator[None]:
+        """What is done inside is done there, after the event."""
+        if self.stream is None or event is None:
+            yield
+            return
+        self.stream.wait_event(event)
+        with torch.cuda.stream(self.stream):
+            yield
+
+
+@dataclass(frozen=True)
 class _Job:
     """All that stays the same while recording."""
 
@@ -53,6 +85,7 @@ class _Job:
     stop: Callable[[], bool]
     device: torch.device
     together: bool
+    swift: Swift
 
     def poll(self) -> None:
         """Stops here if anyone was asked to; all ranks stop at the same place, or the others would wait."""
@@ -70,8 +103,8 @@ class _Job:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
-    def micro(self, task: Task, rows: Planned) -> tuple[list[Record], list[str]]:
-        """What each cache keeps of a micro-batch, and the digest of each row's tokens."""
+    def ask(self, task: Task, rows: Planned) -> Asked:
+        """What the teacher says of a micro-batch; a device is not waited for."""
         self.poll()
         found = self.source.batch(rows.positions)
         if found.addresses != rows.addresses:
@@ -83,11 +116,44 @@ class _Job:
         with torch.no_grad():
             here = batch.to(self.device)
             signal = self.teacher.signal(here, task.wanted)
+        said = None
+        if self.device.type == "cuda":
+            said = torch.cuda.current_stream(self.device).record_event()
+        return Asked(task, rows, here, signal, said)
+
+    def keep(self, asked: Asked) -> tuple[list[Record], list[str]]:
+        """What each cache keeps of a micro-batch, and the digest of each row's tokens."""
+        task, rows, here = asked.task, asked.rows, asked.batch
         try:
-            return [store.keep(signal, here, rows) for store in task.stores], _digests(batch)
+            with self.swift.after(asked.said):
+                kept = [store.keep(asked.signal, here, rows) for store in task.stores]
         except NonFinite as reason:
             first, last = rows.positions[0], rows.positions[-1]
             raise NonFinite(f"{self.path}, rows at {first} to {last}: {reason}") from reason
+        return kept, _digests(here.on_cpu)
+
+    def asked(self, mine: Sequence[Task]) -> Iterator[Asked]:
+        """Every micro-batch of the tasks. On a device the teacher reads the next one while this one is kept.
+
+        Whatever stops the asking, what was asked before is kept.
+        """
+        waiting: Asked | None = None
+        for task in mine:
+            for start in range(0, len(task.rows), self.micro_rows):
+                try:
+                    made = self.ask(task, task.rows.part(start, self.micro_rows))
+                except (LimbeckError, OSError, RuntimeError):
+                    if waiting is not None:
+                        yield waiting
+                    raise
+                if self.device.type != "cuda":
+                    yield made
+                    continue
+                if waiting is not None:
+                    yield waiting
+                waiting = made
+        if waiting is not None:
+            yield waiting
 
     def shards(self, mine: Sequence[Task], advance: Callable[[int], None]) -> int:
         """Computes and commits shards, and returns their bytes: one is written while the next is computed.
@@ -97,21 +163,23 @@ class _Job:
         """
         written = 0
         waiting: Future[int] | None = None
+        records: list[list[Record]] = []
+        tokens: list[str] = []
+        rows = 0
         with ThreadPoolExecutor(1, "limbeck-shard") as writer:
-            for task in mine:
-                records: list[list[Record]] = []
-                tokens: list[str] = []
-                for start in range(0, len(task.rows), self.micro_rows):
-                    part = task.rows.part(start, self.micro_rows)
-                    each, digests = self.micro(task, part)
-                    records.append(each)
-                    tokens += digests
-                    advance(len(part))
-                    if waiting is not None and waiting.done():
-                        written += waiting.result()
-                        waiting = None
-                written += 0 if waiting is None else waiting.result()
-                waiting = writer.submit(storing.write, task, records, tokens)
+            for asked in self.asked(mine):
+                each, digests = self.keep(asked)
+                records.append(each)
+                tokens += digests
+                rows += len(asked.rows)
+                advance(len(asked.rows))
+                if waiting is not None and waiting.done():
+                    written += waiting.result()
+                    waiting = None
+                if rows == len(asked.task.rows):
+                    written += 0 if waiting is None else waiting.result()
+                    waiting = writer.submit(storing.write, asked.task, records, tokens)
+                    records, tokens, rows = [], [], 0
             return written + (0 if waiting is None else waiting.result())
 
 
@@ -160,7 +228,7 @@ def record(
     together = world > 1 and dist.is_available() and dist.is_initialized()
     stores = [Store(path, keeper)]
     stores += [Store(folder(path, tap.tap), FeatureKeeper(tap)) for tap in features]
-    job = _Job(teacher, source, path, about.length, micro_rows, stop, where, together)
+    job = _Job(teacher, source, path, about.length, micro_rows, stop, where, together, Swift(where))
     for store in stores:
         create_or_check(store.path, store.about)
         for place in (store.path, store.path / SHARDS):
@@ -177,7 +245,7 @@ def record(
     with progress("record", recorded) as bar:
         written = job.shards(mine, bar.advance)
         for _ in range(others):
-            job.micro(Task(found[0], tuple(stores)), found[0].part(0, 1))
+            job.keep(job.ask(Task(found[0], tuple(stores)), found[0].part(0, 1)))
     return RecordCounts(recorded, sum(map(len, found[rank::world])) - recorded, written)
 
 

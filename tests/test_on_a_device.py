@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 import tiny
+import tiny_cache
 import tiny_folder
 import tiny_run
 import torch
 
 from limbeck import fitting, loading, run
+from limbeck.cache.format import CacheAbout
+from limbeck.errors import Interrupted
 from limbeck.models.layout import Head
 from limbeck.objectives._buffers import Room
 from limbeck.objectives._chunks import chunked, whole
@@ -18,10 +21,12 @@ from limbeck.objectives.jensen_shannon import jensen_shannon
 from limbeck.objectives.reverse_kl import reverse_kl
 from limbeck.objectives.skew_kl import skew_kl
 from limbeck.objectives.total_variation import total_variation
+from limbeck.recording import record
 from limbeck.selection.likeliest import likeliest
 from limbeck.selection.mean import head_mean
 from limbeck.selection.resampled import resampled
 from limbeck.selection.threshold import threshold
+from limbeck.teachers.live import Live
 from limbeck.training import loop, meter
 from limbeck.training.ahead import Ahead
 from limbeck.types import HeadMean, Rows, Sampled, Signal, TopK, Wanted
@@ -170,10 +175,31 @@ def test_a_teacher_that_works_ahead_on_its_own_stream_changes_nothing():
         signals = []
         for part, following in zip(parts, [*parts[1:], None], strict=True):
             batch, signal = ahead.take(part, following)
+            ahead.proceed()
             signals.append((batch.input_ids.cpu(), signal.hidden.cpu()))
         found.append(signals)
     for one, other in zip(*found, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def recorded(path, **options):
+    teacher = Live(tiny.llama(seed=2).cuda())
+    about = CacheAbout("0" * 64, "0" * 64, tiny.VOCAB, tiny_cache.LENGTH, kind="sample")
+    sizes = {"rows_per_shard": 4, "micro_rows": 2, "chunk": 5}
+    text = tiny_cache.Text(20)
+    return record(teacher, text, range(20), path, about, device="cuda", **sizes, **options)
+
+
+def test_a_recording_that_reads_ahead_stops_without_losing_what_it_has(tmp_path):
+    recorded(tmp_path / "whole")
+    for calls in (1, 4, 5, 8):
+        place = tmp_path / f"stopped-{calls}"
+        asked = iter([False] * calls)
+        with pytest.raises(Interrupted):
+            recorded(place, stop=lambda asked=asked: next(asked, True))
+        # One look at the positions, then two micro-batches a shard.
+        assert recorded(place).already_there == 4 * ((calls - 1) // 2)
+        assert tiny_cache.contents(place) == tiny_cache.contents(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")

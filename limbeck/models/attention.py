@@ -8,7 +8,6 @@ activation checkpointing runs a block again. Without them the function here is t
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
@@ -26,6 +25,8 @@ from transformers.masking_utils import sdpa_mask
 NAME = "limbeck_documents"
 # What changes the scores themselves: these go through transformers' own function, with a mask.
 _OTHERS = ("softcap", "position_bias", "s_aux", "cache")
+# Whether PyTorch wants to be told that heads share keys and values: 2.11 takes them as they come.
+_ASKS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 Watch = Callable[[Tensor, Tensor, Tensor, float | None], None]
@@ -122,11 +123,8 @@ def _fused(query: Tensor, how: _How) -> bool:
 def _on_device(query: Tensor, key: Tensor, value: Tensor, found: Tensor, how: _How) -> Tensor:
     """One kernel for all documents: (batch, time, heads, width)."""
     batch, heads, time, _ = query.shape
-    if _takes_groups():
-        groups: dict[str, Any] = {"enable_gqa": key.shape[1] != heads}
-    else:
-        groups = {}
-        key, value = _repeated(key, heads), _repeated(value, heads)
+    shared = key.shape[1] != heads
+    groups: dict[str, Any] = {"enable_gqa": shared} if _ASKS_GROUPS else {}
     output = varlen_attn(
         _flat(query),
         _flat(key),
@@ -141,12 +139,6 @@ def _on_device(query: Tensor, key: Tensor, value: Tensor, found: Tensor, how: _H
     )
     assert isinstance(output, Tensor)  # nothing else was asked for
     return output.view(batch, time, *output.shape[1:])
-
-
-@functools.cache
-def _takes_groups() -> bool:
-    """Whether the kernel shares keys and values between heads: PyTorch 2.11 has it without that option."""
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _repeated(part: Tensor, heads: int) -> Tensor:

@@ -41,15 +41,16 @@ class Fusion:
         self.precise = torch.float64 if like.dtype == torch.float64 else torch.float32
         wanted = {1.0 if term.between is None else term.temperature for term in terms}
         self.temperatures = sorted(wanted)
-        # Made once for all chunks: each would wait for a device.
+        # Made once for all chunks, and sent: a tensor that is made on a device waits for it.
         factors = [
             coefficient * term.scale / term.temperature
             for term, coefficient in zip(terms, self.coefficients, strict=True)
             if term.between is not None
         ]
         inverse = [1 / temperature for temperature in self.temperatures]
-        self.constants = torch.tensor(
-            [*factors, self.label_factor, *inverse], dtype=self.precise, device=like.device
+        told = torch.tensor([*factors, self.label_factor, *inverse], dtype=self.precise)
+        self.constants = told.to(
+            like.device, non_blocking=True
         )  # (divergences + 1 + temperatures,)
         self.inverse = self.constants[-len(inverse) :]
 

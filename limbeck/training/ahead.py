@@ -18,9 +18,10 @@ _Made = tuple[tuple[int, ...], Batch, Signal | None]
 class Ahead:
     """Serves micro-batches by their global positions, each with its Signal.
 
-    With a CUDA device the teacher works at the following micro-batch, on a stream of its own, while the student
-    works at this one. What it hands over are hidden states of the tokens that count, so two fit at a time. A teacher
-    on a server (`elsewhere`) does so too, asked from a thread of its own.
+    With a CUDA device the teacher turns to the following micro-batch once the student's work at this one is on its way
+    (`proceed`), on a stream of its own: begun before, a device would wait while a cache is read. One that stands on
+    another device begins at once. What it hands over are hidden states of the tokens that count, so two fit at a time.
+    A teacher on a server (`elsewhere`) is asked at once too, from a thread of its own.
     """
 
     source: Source
@@ -32,6 +33,8 @@ class Ahead:
     _next: _Made | Future[_Made] | None = field(default=None, init=False)
     _thread: ThreadPoolExecutor | None = field(default=None, init=False)
     _stream: torch.cuda.Stream | None = field(default=None, init=False)
+    _then: tuple[int, ...] | None = field(default=None, init=False)
+    _free: torch.cuda.Event | None = field(default=None, init=False)
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The micro-batch of these positions, on the CPU; kept until it is taken."""
@@ -47,6 +50,8 @@ class Ahead:
         waiting, self._next = self._next, None
         if isinstance(waiting, Future):
             waiting = waiting.result()
+        if self.device.type == "cuda":  # what the student has let go of so far is free from here on
+            self._free = torch.cuda.current_stream(self.device).record_event()
         if waiting is None or waiting[0] != tuple(positions):
             waiting = self._made(positions)
         self._read.pop(waiting[0], None)
@@ -54,11 +59,24 @@ class Ahead:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
         away = getattr(self.teacher, "elsewhere", False)
         early = self.device.type == "cuda" if self.early is None else self.early
-        if early and not away and self.teacher is not None and following is not None:
-            self._next = self._made(following)
+        self._then = None
         if away and following is not None:
             self._next = self._asked(following)
+        elif early and self.teacher is not None and following is not None:
+            self._then = tuple(following)
+            if self._on_another_device():
+                self.proceed()
         return waiting[1], waiting[2]
+
+    def proceed(self) -> None:
+        """Begins with the micro-batch that follows the one last taken, where the teacher is to be early."""
+        following, self._then = self._then, None
+        if following is not None:
+            self._next = self._made(following)
+
+    def _on_another_device(self) -> bool:
+        model = getattr(self.teacher, "model", None)
+        return model is not None and model.device.type == "cuda" and model.device != self.device
 
     def rest(self) -> None:
         """Waits until nobody asks the teacher anything, so that somebody else can; what it has said is kept."""
@@ -85,7 +103,8 @@ class Ahead:
             self._stream = cast(Any, torch.cuda.Stream)(self.device)
         # Memory that the student has freed may still be read by it: the other stream begins after that.
         assert self._stream is not None
-        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        assert self._free is not None
+        self._stream.wait_event(self._free)
         with torch.cuda.stream(self._stream):
             here = batch.to(self.device)
             return tuple(positions), here, self.teacher.signal(here, self.wanted)

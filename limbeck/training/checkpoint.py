@@ -155,7 +155,9 @@ def load(
         for name in names:
             _fill(parameters[name], _whole(readers, name), world, f"{folder}: {name}")
             if adam is not None and updated.get(name) and f"exp_avg:{name}" in keys:
-                adam.state[parameters[name]] = {"step": torch.tensor(float(updated[name]))} | {
+                there = parameters[name].device
+                step = torch.tensor(float(updated[name]), device=there)
+                adam.state[parameters[name]] = {"step": step} | {
                     moment: _like(parameters[name], _whole(readers, f"{moment}:{name}"), world)
                     for moment in MOMENTS
                 }

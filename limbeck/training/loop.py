@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from limbeck.data.loader import positions_for
 from limbeck.errors import Interrupted, LimbeckError, NonFinite, RecipeError
@@ -31,7 +30,7 @@ class Loop:
     """What one stage trains with. step and tokens say how far it is; a resume sets them."""
 
     step_module: Step
-    adam: torch.optim.Optimizer
+    adam: optim.PieceAdamW
     source: Source
     stage: Stage
     functions: Sequence[Asked]
@@ -107,7 +106,7 @@ def gradients(loops: Sequence[Loop], step: int) -> tuple[list[Tensor], Tensor]:
         (loop.ahead.batch(part).weights.sum(dtype=precise) for part in places),
         torch.zeros((), dtype=precise),
     )
-    weight = parallel.total(weight.to(device))
+    weight = parallel.total(weight.to(device, non_blocking=True))
     told = [terms_at(one.functions, one.stage.terms, one.share(step), step) for one in loops]
     sums = [torch.zeros(len(terms), dtype=precise, device=device) for terms, _ in told]
     # FSDP averages gradients over ranks; the loss is a sum over them, hence the world's size.
@@ -122,6 +121,7 @@ def gradients(loops: Sequence[Loop], step: int) -> tuple[list[Tensor], Tensor]:
             value, parts = one.step_module(batch, signal, terms, coefficients)
             (value * scale.to(value.dtype)).backward()
             total += parts.to(precise)
+        loop.ahead.proceed()
     return [parallel.total(total) for total in sums], weight
 
 
@@ -148,14 +148,15 @@ def one_step(loops: Sequence[Loop]) -> list[dict[str, Any]]:
     for one in loops:
         one.adam.zero_grad(set_to_none=True)
     sums, weight = gradients(loops, loop.step)
-    counted = float(weight)
-    return [_updated(one, found, counted) for one, found in zip(loops, sums, strict=True)]
+    return [_updated(one, found, weight) for one, found in zip(loops, sums, strict=True)]
 
 
-def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
-    """One update from gradients that are there, unless something is not finite. counted: the step's weight."""
+def _updated(loop: Loop, sums: Tensor, weight: Tensor) -> dict[str, Any]:
+    """One update from gradients that are there, unless something is not finite. weight: the step's, a scalar.
+
+    Numbers are read once, after the update is on its way: where one is not finite, the update changes nothing.
+    """
     optimizer = loop.stage.optimizer
-    means = [float(value) / counted if counted else 0.0 for value in sums]
     rate = optimizer.learning_rate * optim.ratio(loop.step, loop.steps, optimizer)
     _, weights = terms_at(loop.functions, loop.stage.terms, loop.share(loop.step), loop.step)
     if any(weights) and all(p.grad is None for p in loop.step_module.parameters()):
@@ -163,11 +164,14 @@ def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
             f"stage {loop.stage.name}: no term reaches what 'train' names ({', '.join(loop.stage.train)}), so nothing would "
             "learn. Train what comes before the taps, or add a term on what the student says."
         )
-    norm = _clipped(loop, optimizer.max_grad_norm)
-    check_finite(loop, loop.step, means, norm)
+    norm = optim.clip(loop.step_module.parameters(), optimizer.max_grad_norm, loop.world)
+    told = torch.stack([weight, norm.to(weight.dtype), *sums])
+    loop.adam.found_inf = (~told.isfinite().all() | (weight == 0)).float()
     optim.set_learning_rate(loop.adam, rate)
-    if counted:
-        loop.adam.step()
+    loop.adam.step()
+    counted, length, *values = told.tolist()
+    means = [value / counted if counted else 0.0 for value in values]
+    check_finite(loop, loop.step, means, length)
     loop.step += 1
     loop.tokens += loop.stage.rows_per_step * loop.source.length
     named = {term.title: mean for term, mean in zip(loop.stage.terms, means, strict=True)}
@@ -177,15 +181,9 @@ def _updated(loop: Loop, sums: Tensor, counted: float) -> dict[str, Any]:
         "epoch": round(loop.step * loop.stage.rows_per_step / loop.source.rows, 6),
         "loss": sum(w * mean for w, mean in zip(weights, means, strict=True)),
         "terms": named,
-        "grad_norm": norm,
+        "grad_norm": length,
         "learning_rate": rate,
     }
-
-
-def _clipped(loop: Loop, limit: float | None) -> float:
-    parameters = [p for p in loop.step_module.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit else float("inf"))
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def run(loops: Sequence[Loop]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.recipe import Optimizer
+from limbeck.training.parallel import World, local, total
 
 
 def ratio(step: int, steps: int, optimizer: Optimizer) -> float:
@@ -51,15 +53,53 @@ def groups(named: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dic
     ]
 
 
-def adamw(module: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
+class PieceAdamW(torch.optim.AdamW):
+    """AdamW on the pieces of sharded tensors that lie on this rank.
+
+    Each operation on a sharded tensor costs Python time that a fast device waits for, and an update needs no other
+    rank. found_inf: a scalar; where it is 1 a step changes nothing, and nobody has to wait for it.
+    """
+
+    found_inf: Tensor | None = None
+
+    def _init_group(self, group: dict[str, Any], *planes: list[Tensor]) -> bool:
+        found = super()._init_group(group, *planes)  # type: ignore[no-untyped-call]
+        for plane in planes:
+            plane[:] = [local(tensor) for tensor in plane]
+        return bool(found)
+
+
+def adamw(module: nn.Module, optimizer: Optimizer) -> PieceAdamW:
     """AdamW (Loshchilov and Hutter, 2019) over the trainable parameters of a module."""
-    return torch.optim.AdamW(
+    return PieceAdamW(
         groups(module.named_parameters(), optimizer.weight_decay),
         lr=optimizer.learning_rate,
         betas=optimizer.betas,
         eps=optimizer.eps,
         fused=True,
     )
+
+
+@torch.no_grad()
+def clip(parameters: Iterable[Tensor], limit: float | None, world: World) -> Tensor:
+    """Scales the gradients of all ranks' pieces down to a norm of `limit`; the norm before, a scalar nobody waited for."""
+    pieces = [local(one.grad) for one in parameters if one.grad is not None]
+    norm = torch.nn.utils.get_total_norm(pieces).to(world.device)
+    if world.size > 1:
+        norm = total(norm.square()).sqrt()
+    if limit and pieces:
+        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for many in _alike(pieces):
+            torch._foreach_mul_(many, factor)
+    return norm
+
+
+def _alike(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Those of one dtype together."""
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for one in tensors:
+        found.setdefault(one.dtype, []).append(one)
+    return found.values()
 
 
 def set_learning_rate(adam: torch.optim.Optimizer, value: float) -> None:

@@ -66,7 +66,7 @@ class Step(nn.Module):
         sums = hidden.new_zeros(len(terms), dtype=_precise(hidden))
         total = sums.new_zeros(())
         if said:
-            total, sums[list(said)] = chunked(
+            total, found = chunked(
                 hidden,
                 layout.head(self.student, vocab=self.vocab),
                 teacher,
@@ -76,6 +76,10 @@ class Step(nn.Module):
                 chunk=self.chunk,
                 room=self._room,
             )
+            for number, value in zip(
+                said, found, strict=True
+            ):  # a list as index waits for a device
+                sums[number] = value
         for number, (term, coefficient) in enumerate(zip(terms, coefficients, strict=True)):
             if isinstance(term, Tied):
                 assert teacher is not None  # a recipe without one has no such term

@@ -26,8 +26,11 @@ class Counted(tiny_run.Alive):
 def served(early):
     teacher = Counted()
     ahead = Ahead(tiny_run.Ragged(), teacher, CPU, early=early)
-    following = [*PLACES[1:], None]
-    return teacher, [ahead.take(*pair) for pair in zip(PLACES, following, strict=True)]
+    found = []
+    for place, following in zip(PLACES, [*PLACES[1:], None], strict=True):
+        found.append(ahead.take(place, following))
+        ahead.proceed()
+    return teacher, found
 
 
 def test_early_and_late_give_the_same_batches_and_signals():
@@ -42,14 +45,19 @@ def test_early_the_teacher_is_one_batch_ahead_and_never_past_the_end():
     teacher = Counted()
     ahead = Ahead(tiny_run.Ragged(), teacher, CPU, early=True)
     ahead.take(PLACES[0], PLACES[1])
+    assert len(teacher.asked) == 1  # the student's work is sent first
+    ahead.proceed()
     assert len(teacher.asked) == 2
+    ahead.proceed()
     ahead.take(PLACES[1], None)
+    ahead.proceed()
     assert len(teacher.asked) == 2
 
 
 def test_another_batch_than_was_foreseen_is_made_anew():
     ahead = Ahead(tiny_run.Ragged(), Counted(), CPU, early=True)
     ahead.take(PLACES[0], PLACES[1])
+    ahead.proceed()
     batch, _ = ahead.take(PLACES[2], None)
     assert batch.addresses == ("4", "5")
 
@@ -70,6 +78,7 @@ def test_a_batch_is_read_once_and_none_is_kept_after_it_was_taken(early):
         ).weights  # as the loop does, also of a batch that is there early
         batch, _ = ahead.take(place, following)
         assert torch.equal(batch.weights, weights)
+        ahead.proceed()
     assert not ahead._read
 
 
