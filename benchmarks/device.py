@@ -42,6 +42,9 @@ STUDENT, TEACHER = "meta-llama--Llama-3.2-1B-Instruct", "meta-llama--Llama-3.2-3
 HEADS = ((128_256, 2048, 4096, 8192), (151_936, 1536, 3584, 8192))
 TINY = ((5_003, 16, 24, 70),)
 LENGTH, ROWS = 4096, 2
+# Steps of a loop at most, and before its time is taken where blocks are compiled: rows with one document, with several,
+# and with another number of them are compiled apart.
+STEPS, WARM = 16, 5
 # The spread of a teacher's logits, so that its distributions are as wide as those of real ones: entropy 3 to 4 nats.
 SPREAD = 4.0
 ON_DEVICE = torch.cuda.is_available()
@@ -193,8 +196,8 @@ def step_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """B6 and B7: whole optimizer steps of a 1B student, from a cache and beside a 3B teacher."""
     length = LENGTH if ON_DEVICE else 32
     masters, teacher = model(STUDENT, torch.float32), model(TEACHER, torch.bfloat16)
-    rows = step_ground.drawn(masters.config.vocab_size, length, step_ground.STEPS * ROWS)
-    base = step_ground.Ground(masters, teacher, rows, ROWS)
+    rows = step_ground.drawn(masters.config.vocab_size, length, STEPS * ROWS)
+    base = step_ground.Ground(masters, teacher, rows, ROWS, STEPS)
     base.every = 1
     live, cached = Live(base.teacher), base.cached(folder / "cache")
     found = []
@@ -203,6 +206,8 @@ def step_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
             runner = make()
             if not _runs(label if not label.startswith("limbeck") else "limbeck", runner):
                 continue
+            for _ in range(WARM if compiled else 0):
+                runner()
             times = sbs.race({label: runner}, rounds=rounds)
             seconds, students = sbs.seconds(times, label), 2 if "two" in label else 1
             row: dict[str, Any] = {"loop": label, "blocks": "compiled" if compiled else "plain"}

@@ -89,9 +89,14 @@ class Ground:
     """Teacher, rows and students. A student keeps one of `every` layers of the masters; `rows` make a step."""
 
     def __init__(
-        self, masters: PreTrainedModel, teacher: PreTrainedModel, source: PackedSource, rows: int
+        self,
+        masters: PreTrainedModel,
+        teacher: PreTrainedModel,
+        source: PackedSource,
+        rows: int,
+        steps: int = STEPS,
     ) -> None:
-        self.every = 3
+        self.every, self.steps = 3, steps
         self.device = device()
         self.dtype = place.dtype_of("auto", self.device)
         self.masters = masters
@@ -149,7 +154,7 @@ class Ground:
             name="only",
             source="text",
             objective=[objective],
-            budget=f"{STEPS} steps",
+            budget=f"{self.steps} steps",
             rows_per_step=self.rows,
             micro_rows=self.rows,
         )
@@ -168,7 +173,7 @@ class Ground:
             save=lambda *_: None,
             log=Log(folder / "log.jsonl", resumed_at=0, stage="only", writes=False),
             stop=lambda: False,
-            checkpoint_every=STEPS,
+            checkpoint_every=self.steps,
         )
 
     def cached(self, folder: Path) -> Cached:
@@ -179,7 +184,7 @@ class Ground:
         record(
             Live(self.teacher),
             self.source,
-            range(STEPS * self.rows),
+            range(self.steps * self.rows),
             folder,
             about,
             device=self.device,

@@ -66,7 +66,7 @@ def topk(raw: Tensor, teacher: TopK, rows: Rows, fusion: Fusion, finish: Finish)
     inverse, weights = fusion.inverse, rows.weights.to(fusion.precise)
     at_label, by_label = _at(raw, rows.labels.unsqueeze(-1), finish)
     kept, by_kept = _at(raw, teacher.ids, finish)
-    _put(raw, teacher.ids, kept.new_tensor(-torch.inf))
+    _put(raw, teacher.ids, kept.new_full((), -torch.inf))
     others = _rows.log_sums(raw, inverse, finish)  # (tokens, temperatures), of the ids not kept
     missing = raw.shape[1] - teacher.ids.shape[1]
     with torch.enable_grad():
