@@ -23,20 +23,15 @@ import side_by_side as sbs
 import step_ground
 import torch
 from peers import Case
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from limbeck import files
-from limbeck.models import layout
 from limbeck.objectives._buffers import Room
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.objectives.forward_kl import forward_kl
 from limbeck.objectives.jensen_shannon import jensen_shannon
 from limbeck.objectives.reverse_kl import reverse_kl
-from limbeck.students.scratch import known_config
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
 
-CONFIGS = Path(__file__).parents[1] / "recipes/configs"
 STUDENT, TEACHER = "meta-llama--Llama-3.2-1B-Instruct", "meta-llama--Llama-3.2-3B-Instruct"
 # Ids, width of student and teacher, tokens: an 1B student of an 8B teacher, and Qwen's 1.5B of its 7B.
 HEADS = ((128_256, 2048, 4096, 8192), (151_936, 1536, 3584, 8192))
@@ -45,8 +40,6 @@ LENGTH, ROWS = 4096, 2
 # Steps of a loop at most, and before its time is taken where blocks are compiled: rows with one document, with several,
 # and with another number of them are compiled apart.
 STEPS, WARM = 16, 5
-# The spread of a teacher's logits, so that its distributions are as wide as those of real ones: entropy 3 to 4 nats.
-SPREAD = 4.0
 ON_DEVICE = torch.cuda.is_available()
 
 OURS = {"forward KL": forward_kl, "reverse KL": reverse_kl, "Jensen-Shannon": jensen_shannon}
@@ -176,26 +169,13 @@ def sparse_rows(case: Case, rounds: int, most: float) -> list[dict[str, Any]]:
     return rows
 
 
-def model(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Random weights at the sizes of a config, made on the device; its logits spread as a trained model's do."""
-    sizes = dict(files.read_json(CONFIGS / f"{name}.json"))
-    if not ON_DEVICE:
-        sizes |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
-        sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 5000}
-    config = known_config(sizes)
-    torch.manual_seed(0)
-    with torch.device(step_ground.device()):
-        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    spread = layout.head(made).weight.float().std() * config.hidden_size**0.5
-    with torch.no_grad():
-        layout.final_norm(made).weight.fill_(SPREAD / float(spread))
-    return made
-
-
 def step_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """B6 and B7: whole optimizer steps of a 1B student, from a cache and beside a 3B teacher."""
     length = LENGTH if ON_DEVICE else 32
-    masters, teacher = model(STUDENT, torch.float32), model(TEACHER, torch.bfloat16)
+    masters, teacher = (
+        step_ground.sized(STUDENT, torch.float32),
+        step_ground.sized(TEACHER, torch.bfloat16),
+    )
     rows = step_ground.drawn(masters.config.vocab_size, length, STEPS * ROWS)
     base = step_ground.Ground(masters, teacher, rows, ROWS, STEPS)
     base.every = 1
@@ -251,7 +231,7 @@ def _beside(rows: Sequence[Mapping[str, Any]], mine: Mapping[str, Any]) -> dict[
 
 def recording_rows(rounds: int) -> list[dict[str, Any]]:
     """B4: a 1B teacher recorded, beside its trunk alone."""
-    teacher = model(STUDENT, torch.bfloat16).eval()
+    teacher = step_ground.sized(STUDENT, torch.bfloat16).eval()
     length, rows, micro = (LENGTH, 32, 4) if ON_DEVICE else (32, 4, 2)
     source = step_ground.drawn(teacher.config.vocab_size, length, rows)
     race: Runners = {

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import peers
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from limbeck import files
 from limbeck.cache.format import CacheAbout
 from limbeck.cache.read import CacheReader
 from limbeck.data.loader import PackedSource
@@ -25,6 +26,7 @@ from limbeck.objectives.forward_kl import forward_kl
 from limbeck.recipe import Stage
 from limbeck.recording import record
 from limbeck.students.pruned import pruned
+from limbeck.students.scratch import known_config
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
 from limbeck.training import loop, optim, parallel
@@ -34,8 +36,11 @@ from limbeck.types import Materials, Teacher
 
 TEACHER = Path("models/SmolLM2-135M-Instruct")
 DOCS = Path(__file__).parents[1] / "docs"
+CONFIGS = Path(__file__).parents[1] / "recipes/configs"
 ROWS = 4
 STEPS = 8
+# The spread of a teacher's logits, so that its distributions are as wide as those of real ones: entropy 3 to 4 nats.
+SPREAD = 4.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,22 @@ def drawn(vocab: int, length: int, rows: int) -> PackedSource:
     ids = (source.zipf(1.3, tokens) % (vocab - 1)).astype(np.int64)
     starts = np.append(np.arange(0, tokens, 2 * length), tokens)
     return PackedSource(Stream(ids, np.ones_like(ids), starts, vocab - 1), length)
+
+
+def sized(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Random weights at the sizes of a config, made on the device; its logits spread as a trained model's do."""
+    sizes = dict(files.read_json(CONFIGS / f"{name}.json"))
+    if device().type != "cuda":
+        sizes |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+        sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 5000}
+    config = known_config(sizes)
+    torch.manual_seed(0)
+    with torch.device(device()):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    spread = layout.head(made).weight.float().std() * config.hidden_size**0.5
+    with torch.no_grad():
+        layout.final_norm(made).weight.fill_(SPREAD / float(spread))
+    return made
 
 
 def ground(*, quick: bool) -> Ground:
