@@ -31,6 +31,7 @@ SIZES = ((49_152, 576, 1024), (128_256, 1024, 256))
 TINY = ((5_003, 16, 70),)
 # Whose memory is measured (TRL's kernel takes long, and more than its GKD loss), and in what order.
 SPARING = (
+    "limbeck, chunks of 128",
     "limbeck",
     "liger 256 compiled",
     "liger 1024 compiled (default)",
@@ -70,6 +71,7 @@ def runners(case: Case, room: Room | None) -> dict[str, Callable[[], Any]]:
     """Ours and every peer that is installed, at its default and at its best setting. room: ours between calls."""
     found: dict[str, Callable[[], Any]] = {
         "limbeck": peers.limbeck(case, room=room),
+        "limbeck, chunks of 128": peers.limbeck(case, room=room and Room(), chunk=128),
         "products": peers.products(case, 256),
         "products, nothing made anew": peers.products(case, 256, kept=True),
         "plain": peers.plain(case),
@@ -122,7 +124,7 @@ def memory(case: Case) -> list[dict[str, Any]]:
         if label not in race:
             continue
         runner = race[label]
-        if label == "limbeck" or "compiled" in label:
+        if "limbeck" in label or "compiled" in label:
             runner()  # to be compiled before
             case.clear()
         rows.append(
@@ -134,8 +136,13 @@ def memory(case: Case) -> list[dict[str, Any]]:
             }
         )
         case.clear()
-    ours = next(row["MB"] for row in rows if row["what"] == "limbeck")
-    return [row | {"over limbeck": row["MB"] / ours} for row in rows]
+    by = {row["what"]: row["MB"] for row in rows}
+    return [
+        row
+        | {"over limbeck": row["MB"] / by["limbeck"]}
+        | {"over chunks of 128": row["MB"] / by["limbeck, chunks of 128"]}
+        for row in rows
+    ]
 
 
 def kept(case: Case, kind: str) -> Signal:

@@ -96,6 +96,7 @@ def limbeck(
     teacher: Signal | None = None,
     terms: Any = (forward_kl,),
     room: Room | None = None,
+    chunk: int | None = None,
 ) -> Runner:
     """Ours; another teacher or other terms for the sparse kinds. room: None makes the buffers anew in each call."""
     side, rows = teacher or case.teacher(), case.rows()
@@ -103,7 +104,14 @@ def limbeck(
     def run() -> None:
         case.clear()
         total, _ = chunked(
-            case.hidden, case.head(), side, rows, terms, [1.0 / case.tokens] * len(terms), room=room
+            case.hidden,
+            case.head(),
+            side,
+            rows,
+            terms,
+            [1.0 / case.tokens] * len(terms),
+            room=room,
+            chunk=chunk,
         )
         total.backward()
 

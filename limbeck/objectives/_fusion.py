@@ -49,9 +49,8 @@ class Fusion:
         ]
         inverse = [1 / temperature for temperature in self.temperatures]
         told = torch.tensor([*factors, self.label_factor, *inverse], dtype=self.precise)
-        self.constants = told.to(
-            like.device, non_blocking=True
-        )  # (divergences + 1 + temperatures,)
+        # (divergences + 1 + temperatures,)
+        self.constants = told.to(like.device, non_blocking=True)
         self.inverse = self.constants[-len(inverse) :]
 
     @classmethod
