@@ -234,10 +234,13 @@ def recording_rows(rounds: int) -> list[dict[str, Any]]:
     teacher = step_ground.sized(STUDENT, torch.bfloat16).eval()
     length, rows, micro = (LENGTH, 32, 4) if ON_DEVICE else (32, 4, 2)
     source = step_ground.drawn(teacher.config.vocab_size, length, rows)
+    twin = recording.sealed(teacher)
     race: Runners = {
         "trunk": lambda: recording.trunk(teacher, source, rows, micro),
         "sample": lambda: recording.ours(teacher, source, rows, micro, "sample"),
         "topk+rest": lambda: recording.ours(teacher, source, rows, micro, "topk+rest"),
+        "trunk, compiled blocks": lambda: recording.trunk(twin, source, rows, micro),
+        "sample, compiled blocks": lambda: recording.ours(twin, source, rows, micro, "sample"),
         "plain": lambda: recording.plainly(teacher, source, rows, 1),
     }
     times = sbs.race(race, rounds=rounds)

@@ -7,6 +7,7 @@ model's own forward with all logits, log_softmax in float32, torch.topk; it writ
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import shutil
 import tempfile
@@ -97,11 +98,18 @@ def ours(
         shutil.rmtree(folder)
 
 
+def sealed(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same weights whose blocks are compiled in their first forward."""
+    twin = copy.deepcopy(model)
+    Live(twin).compile()
+    return twin
+
+
 def speed(
     model: PreTrainedModel, source: PackedSource, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Tokens a second, and shares of the trunk's speed: a row in one forward."""
-    rows, micro = options.tokens // source.length, 1
+    rows, micro, twin = options.tokens // source.length, 1, sealed(model)
     size = dict.fromkeys(KINDS, 0)
 
     def recorded(kind: str) -> None:
@@ -110,6 +118,8 @@ def speed(
     runners: dict[str, Callable[[], Any]] = {
         "trunk": lambda: trunk(model, source, rows, micro),
         **{kind: (lambda kind=kind: recorded(kind)) for kind in KINDS},
+        "trunk, compiled blocks": lambda: trunk(twin, source, rows, micro),
+        "sample, compiled blocks": lambda: ours(twin, source, rows, micro, "sample"),
         "plain": lambda: plainly(model, source, rows, micro),
     }
     times = race(runners, rounds=options.rounds, once=("plain",))

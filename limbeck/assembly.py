@@ -17,6 +17,7 @@ from limbeck.errors import ModelError, RecipeError
 from limbeck.models import load, place
 from limbeck.progress import say
 from limbeck.recipe import Part, Recipe, Stage
+from limbeck.teachers.live import Live
 from limbeck.types import Materials, Source, Teacher
 
 _OF_THE_TEACHER = ("adapters", "hybrid", "low_rank_clone", "pruned")
@@ -211,7 +212,14 @@ def teacher(base: Ground) -> Teacher | None:
     # One that must know words, and not only their fingerprint, takes the tokenizer first, as sources do.
     first = [base.tokenizer] if names.takes_tokenizer(function) else []
     found: Teacher = function(*first, **given, **options)
+    if isinstance(found, Live) and base.recipe.compute.compile and not looks_inside(base.recipe):
+        found.compile()
     return found
+
+
+def looks_inside(recipe: Recipe) -> bool:
+    """Whether any term looks at taps, which compiled blocks do not show."""
+    return any(term.linked is not None for stage in recipe.stages for term in stage.terms)
 
 
 def student(base: Ground, stage: Stage | None = None) -> PreTrainedModel:

@@ -85,7 +85,7 @@ class Compute(Frozen):
     )
     compile: bool = Field(
         default=False,
-        description="compiles each block (torch.compile) in stages whose terms do not look inside: seconds at the start, faster steps after; other last bits",
+        description="compiles each block (torch.compile): the student's in stages whose terms do not look inside, a live or recorded teacher's where none does. Seconds at the start, faster steps and recordings after; other last bits",
     )
     chunk: int | None = Field(
         default=None,

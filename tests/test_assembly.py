@@ -7,6 +7,7 @@ import tiny_text
 
 from limbeck import assembly, run
 from limbeck.errors import ModelError
+from limbeck.models import layout
 
 
 def with_tokenizer(folder, ids):
@@ -40,3 +41,19 @@ def test_students_of_one_tokenizer_share_the_texts_that_are_open(tmp_path):
     base = assembly.ground(asked)
     found = [assembly.beside(base, one) for one in asked.each]
     assert all(one.sources is base.sources for one in found)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_teachers_blocks_are_compiled_where_no_stage_looks_inside(tmp_path, compiled, inside):
+    stages = [tiny_folder.stage(tmp_path, name="text", budget="2 steps")]
+    if inside:
+        term = {"feature_mse": {"at": {"student": "layers.0", "teacher": "layers.1"}}}
+        stages.append(tiny_folder.stage(tmp_path, name="in", budget="2 steps", objective=[term]))
+    compute = {"device": "cpu", "dtype": "float32", "compile": compiled}
+    teacher = {"live": {"model": str(tmp_path / "teacher")}}
+    tiny_folder.tree(tmp_path)
+    asked = tiny_folder.short(tmp_path, "sealed", stages=stages, compute=compute, teacher=teacher)
+    found = assembly.teacher(assembly.ground(asked))
+    sealed = [layer._compiled_call_impl is not None for layer in layout.layers(found.model)]
+    assert sealed == [compiled and not inside] * len(sealed)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from limbeck.cache.read import CacheReader
 from limbeck.errors import ModelError
+from limbeck.objectives import _compiled
 from limbeck.teachers.live import Live, live
 from limbeck.types import Wanted
 
@@ -29,6 +30,15 @@ def test_a_live_teacher_gives_the_logits_of_its_model(tied):
         whole = model(batch.input_ids, use_cache=False).logits.flatten(0, 1)
     wanted = batch.pick(whole)  # the last label of each row does not count
     torch.testing.assert_close(said.distribution(EVERYTHING), wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.skipif(not _compiled.able("cpu"), reason="no C++ compiler is here")
+def test_compiled_blocks_say_what_plain_ones_say():
+    plain, sealed = (Live(tiny.llama(dtype=torch.float32)) for _ in range(2))
+    sealed.compile()
+    batch = tiny.batch(1, 12, documents=(5, 7))
+    found, wanted = (one.signal(batch, Wanted()).hidden for one in (sealed, plain))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_packed_documents_do_not_see_one_another():
