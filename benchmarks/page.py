@@ -54,7 +54,8 @@ HEAD = """# Benchmarks
 *Written by `make bench`, which measures all of it again; do not edit. How each is measured stands in
 [benchmarks/README.md](../benchmarks/README.md).*
 
-Ours and theirs run in one process on the same tensors, turn by turn; a ratio is the median over rounds of CPU seconds, on a GPU of wall seconds.
+Ours and theirs run in one process on the same tensors, turn by turn; a ratio is the median over rounds of CPU seconds, on a GPU of wall seconds
+(whole steps there run one loop after the other, since each fills the memory: ratios of medians).
 Absolute figures are those of the machine named under each table. {gpu}
 """
 GPU = "`make bench-gpu` measures on a CUDA device, and runs at tiny sizes where there is none. {state}"

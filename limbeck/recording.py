@@ -135,23 +135,25 @@ class _Job:
     def asked(self, mine: Sequence[Task]) -> Iterator[Asked]:
         """Every micro-batch of the tasks. On a device the teacher reads the next one while this one is kept.
 
-        Whatever stops the asking, what was asked before is kept.
+        Where asking is stopped or fails, what was asked before is kept.
         """
         waiting: Asked | None = None
-        for task in mine:
-            for start in range(0, len(task.rows), self.micro_rows):
-                try:
-                    made = self.ask(task, task.rows.part(start, self.micro_rows))
-                except (LimbeckError, OSError, RuntimeError):
-                    if waiting is not None:
-                        yield waiting
-                    raise
-                if self.device.type != "cuda":
-                    yield made
-                    continue
+        parts = (
+            (task, start) for task in mine for start in range(0, len(task.rows), self.micro_rows)
+        )
+        for task, start in parts:
+            try:
+                made = self.ask(task, task.rows.part(start, self.micro_rows))
+            except (LimbeckError, OSError, RuntimeError):
                 if waiting is not None:
                     yield waiting
-                waiting = made
+                raise
+            # Dropped before it is handed out: who takes it has the only hold on it.
+            out, waiting = (waiting, made) if self.device.type == "cuda" else (made, None)
+            del made
+            if out is not None:
+                yield out
+            del out
         if waiting is not None:
             yield waiting
 
@@ -169,16 +171,18 @@ class _Job:
         with ThreadPoolExecutor(1, "limbeck-shard") as writer:
             for asked in self.asked(mine):
                 each, digests = self.keep(asked)
+                task, count = asked.task, len(asked.rows)
+                del asked  # before the next one is asked for
                 records.append(each)
                 tokens += digests
-                rows += len(asked.rows)
-                advance(len(asked.rows))
+                rows += count
+                advance(count)
                 if waiting is not None and waiting.done():
                     written += waiting.result()
                     waiting = None
-                if rows == len(asked.task.rows):
+                if rows == len(task.rows):
                     written += 0 if waiting is None else waiting.result()
-                    waiting = writer.submit(storing.write, asked.task, records, tokens)
+                    waiting = writer.submit(storing.write, task, records, tokens)
                     records, tokens, rows = [], [], 0
             return written + (0 if waiting is None else waiting.result())
 

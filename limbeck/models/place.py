@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from limbeck.errors import ModelError
 
 Model = TypeVar("Model", bound=nn.Module)
+_GRAPHS = 64
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -56,6 +58,20 @@ def cast(model: Model, dtype: torch.dtype) -> Model:
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     return model
+
+
+def compile_blocks(blocks: Iterable[nn.Module], *, dynamic: bool | None = None) -> None:
+    """Compiles each block from its first forward on.
+
+    dynamic: one graph for rows of any number and length, so that the last bits do not depend on which came before; None
+    makes one for the first sizes that come, and such a graph once others do.
+    """
+    # The compiler counts by code, and blocks of one family share theirs: a student's and a teacher's, in training and
+    # judged, with documents and without would be more than the eight that it allows.
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, _GRAPHS)
+    for block in blocks:
+        block.compile(dynamic=dynamic)
 
 
 def checkpoint_activations(student: PreTrainedModel) -> None:

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
 from limbeck.models import layout, load, place, taps
+from limbeck.objectives._compiled import able
+from limbeck.progress import say
 from limbeck.types import Batch, Signal, Wanted
 
 
@@ -34,9 +36,17 @@ class Live:
             _shard(self.model)
 
     def compile(self) -> None:
-        """Compiles each block from its first forward on: seconds then, less time after; other last bits."""
-        for layer in layout.layers(self.model):
-            layer.compile()
+        """Compiles each block from its first forward on: seconds then, less time after; other last bits.
+
+        Says so and leaves them as they are where nothing can be compiled.
+        """
+        device = self.model.device.type
+        if not able(device):
+            say(
+                f"teacher.live {self.name}: no compiler for {device} is here, so its blocks stay as they are."
+            )
+            return
+        place.compile_blocks(layout.layers(self.model), dynamic=True)
 
     @torch.no_grad()
     def signal(self, batch: Batch, wanted: Wanted) -> Signal:

@@ -75,8 +75,8 @@ class Ahead:
             self._next = self._made(following)
 
     def _on_another_device(self) -> bool:
-        model = getattr(self.teacher, "model", None)
-        return model is not None and model.device.type == "cuda" and model.device != self.device
+        place = getattr(getattr(self.teacher, "model", None), "device", None)
+        return isinstance(place, torch.device) and place.type == "cuda" and place != self.device
 
     def rest(self) -> None:
         """Waits until nobody asks the teacher anything, so that somebody else can; what it has said is kept."""

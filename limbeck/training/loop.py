@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,9 +131,9 @@ def check_finite(loop: Loop, step: int, means: Sequence[float], norm: float) -> 
     wrong = [
         f"{term.title} is {mean}"
         for term, mean in zip(loop.stage.terms, means, strict=True)
-        if not torch.isfinite(torch.tensor(mean))
+        if not math.isfinite(mean)
     ]
-    if not wrong and not torch.isfinite(torch.tensor(norm)):
+    if not wrong and not math.isfinite(norm):
         wrong = [f"the gradient's norm is {norm}"]
     if wrong:
         last = f"checkpoint {loop.saved_at}" if loop.saved_at >= 0 else "the start"

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from limbeck.cache.read import CacheReader
-from limbeck.errors import ModelError
+from limbeck.errors import Interrupted, ModelError
 from limbeck.objectives import _compiled
+from limbeck.recording import record
 from limbeck.teachers.live import Live, live
 from limbeck.types import Wanted
 
@@ -120,3 +121,36 @@ def test_two_ranks_with_unequal_shares_record_what_one_records(tmp_path):
     one, two = (tiny_cache.read(reader, addresses) for reader in readers)
     assert torch.equal(one.ids, two.ids)
     torch.testing.assert_close(one.logprobs, two.logprobs, atol=1e-12, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _compiled.able("cpu"), reason="no C++ compiler is here")
+def test_with_compiled_blocks_a_stopped_recording_ends_with_the_same_bytes(tmp_path):
+    text = tiny_cache.Text(22)
+    about = tiny_cache.about(kind="topk+rest", values="float32", vocab=tiny.VOCAB)
+    sizes = {
+        "rows_per_shard": 7,
+        "micro_rows": 3,
+    }  # micro-batches of 3, 3, 1 and one row at the end
+    found = []
+    for calls in (None, 2, 3, 5, 8):
+        teacher = Live(tiny.llama(dtype=torch.float32))
+        teacher.compile()
+        path = tmp_path / f"cache-{calls}"
+        if calls is not None:
+            asked = iter([False] * calls)
+            with pytest.raises(Interrupted):
+                record(
+                    teacher,
+                    text,
+                    range(22),
+                    path,
+                    about,
+                    stop=lambda of=asked: next(of, True),
+                    **sizes,
+                )
+            torch._dynamo.reset()  # as a process that begins anew
+        record(teacher, text, range(22), path, about, **sizes)
+        torch._dynamo.reset()
+        found.append(tiny_cache.contents(path))
+    assert all(one == found[0] for one in found)
