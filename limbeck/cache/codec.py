@@ -18,7 +18,7 @@ GROUP = 64
 NOTHING = 255
 """The code of a probability of 0."""
 # Tokens decoded at a time: what they need stays in the processor's cache.
-_BLOCK = 4096
+_BLOCK = 1024
 
 
 def log_codes(logs: Plane) -> NDArray[np.uint8]:
