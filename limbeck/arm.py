@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from limbeck import assembly, linking, metering, prints, recorded, standing, watching
 from limbeck.errors import LimbeckError
 from limbeck.models import layout, place
-from limbeck.objectives._compiled import able
 from limbeck.progress import say
 from limbeck.recipe import Stage
 from limbeck.standing import Arm
@@ -93,14 +92,6 @@ def _kept(arm: Arm, index: int, student: PreTrainedModel) -> set[str]:
     return {f"student.{n}" for s in stages[: index + 1] for n in trainable(student, s)}
 
 
-def _seal(student: PreTrainedModel, device: torch.device) -> None:
-    """Compiles the student's blocks, or says that nothing can be compiled here."""
-    if able(device.type):
-        place.compile_blocks(layout.layers(student))
-    else:
-        say(f"compute.compile: no compiler for {device.type} is here, so blocks stay as they are.")
-
-
 def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> loop.Loop:
     """A stage from a checkpoint, or from its start; `follows` loads what the stage before it trained."""
     recipe, stage, world = arm.recipe, arm.recipe.stages[index], arm.world
@@ -129,7 +120,7 @@ def _stage(arm: Arm, index: int, begins_at: Path | None, *, follows: bool) -> lo
     still = frozen.settled(step, full, arm.base.dtype, teacher, world)
     step.to(world.device)
     if recipe.compute.compile and not any(isinstance(one, Tied) for one in functions):
-        _seal(student, world.device)
+        place.compile_blocks(layout.layers(student), arm.title)
     parallel.shard(step, layout.layers(student), world, arm.base.dtype, still=still)
     adam = optim.adamw(step, stage.optimizer)
     state = _resumed(arm, begins_at, step, adam)

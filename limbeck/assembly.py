@@ -212,14 +212,10 @@ def teacher(base: Ground) -> Teacher | None:
     # One that must know words, and not only their fingerprint, takes the tokenizer first, as sources do.
     first = [base.tokenizer] if names.takes_tokenizer(function) else []
     found: Teacher = function(*first, **given, **options)
-    if isinstance(found, Live) and base.recipe.compute.compile and not looks_inside(base.recipe):
+    inside = any(stage.looks_inside for stage in base.recipe.stages)
+    if isinstance(found, Live) and base.recipe.compute.compile and not inside:
         found.compile()
     return found
-
-
-def looks_inside(recipe: Recipe) -> bool:
-    """Whether any term looks at taps, which compiled blocks do not show."""
-    return any(term.linked is not None for stage in recipe.stages for term in stage.terms)
 
 
 def student(base: Ground, stage: Stage | None = None) -> PreTrainedModel:

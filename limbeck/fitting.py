@@ -249,8 +249,7 @@ def _between_taps(recipe: Recipe, term: Term, where: str) -> bool:
             f"{where}: 'teacher_projected' and 'projector' are both given; the student's own projection is the map. Take "
             "one of them out."
         )
-    inside = [any(one.linked is not None for one in stage.terms) for stage in recipe.stages]
-    if recipe.compute.compile and all(inside):
+    if recipe.compute.compile and all(stage.looks_inside for stage in recipe.stages):
         raise RecipeError(
             f"{where}: '{term.name}' looks inside blocks, which compute.compile seals. Set compute.compile to false."
         )

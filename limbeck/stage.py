@@ -114,3 +114,8 @@ class Stage(Frozen):
             return left
         kept = [term.model_copy(update={"weight": 1 - self.alpha}) for term in left]
         return (Term(name="cross_entropy", weight=self.alpha), *kept)
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether any term looks at taps, which compiled blocks do not show."""
+        return any(term.linked is not None for term in self.terms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
+from limbeck.objectives._compiled import able
+from limbeck.progress import say
 
 Model = TypeVar("Model", bound=nn.Module)
 _GRAPHS = 64
@@ -60,12 +61,18 @@ def cast(model: Model, dtype: torch.dtype) -> Model:
     return model
 
 
-def compile_blocks(blocks: Iterable[nn.Module], *, dynamic: bool | None = None) -> None:
-    """Compiles each block from its first forward on.
+def compile_blocks(blocks: nn.ModuleList, whose: str, *, dynamic: bool | None = None) -> None:
+    """Compiles each block from its first forward on; where nothing can be compiled, says so and leaves them as they are.
 
     dynamic: one graph for rows of any number and length, so that the last bits do not depend on which came before; None
     makes one for the first sizes that come, and such a graph once others do.
     """
+    device = next(blocks.parameters()).device.type
+    if not able(device):
+        say(
+            f"compute.compile: no compiler for {device} is here; the blocks of {whose} stay as they are."
+        )
+        return
     # The compiler counts by code, and blocks of one family share theirs: a student's and a teacher's, in training and
     # judged, with documents and without would be more than the eight that it allows.
     limits: Any = torch._dynamo.config

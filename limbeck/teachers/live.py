@@ -13,8 +13,6 @@ from transformers import PreTrainedModel
 
 from limbeck.errors import ModelError
 from limbeck.models import layout, load, place, taps
-from limbeck.objectives._compiled import able
-from limbeck.progress import say
 from limbeck.types import Batch, Signal, Wanted
 
 
@@ -36,17 +34,8 @@ class Live:
             _shard(self.model)
 
     def compile(self) -> None:
-        """Compiles each block from its first forward on: seconds then, less time after; other last bits.
-
-        Says so and leaves them as they are where nothing can be compiled.
-        """
-        device = self.model.device.type
-        if not able(device):
-            say(
-                f"teacher.live {self.name}: no compiler for {device} is here, so its blocks stay as they are."
-            )
-            return
-        place.compile_blocks(layout.layers(self.model), dynamic=True)
+        """Compiles each block from its first forward on: seconds then, less time after; other last bits."""
+        place.compile_blocks(layout.layers(self.model), f"teacher {self.name}", dynamic=True)
 
     @torch.no_grad()
     def signal(self, batch: Batch, wanted: Wanted) -> Signal:

@@ -89,17 +89,8 @@ def clip(parameters: Iterable[Tensor], limit: float | None, world: World) -> Ten
         norm = total(norm.square()).sqrt()
     if limit and pieces:
         factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for many in _alike(pieces):
-            torch._foreach_mul_(many, factor)
+        torch._foreach_mul_(pieces, factor)
     return norm
-
-
-def _alike(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """Those of one dtype together."""
-    found: dict[torch.dtype, list[Tensor]] = {}
-    for one in tensors:
-        found.setdefault(one.dtype, []).append(one)
-    return found.values()
 
 
 def set_learning_rate(adam: torch.optim.Optimizer, value: float) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from limbeck import files
 from limbeck.errors import Damaged
-from limbeck.training import checkpoint, loop
+from limbeck.training import checkpoint, loop, meter
 from limbeck.training.checkpoint import Saved, removable
 
 HERE = Path(__file__).parent
@@ -62,6 +62,12 @@ def test_one_rank_goes_on_from_what_two_ranks_saved(tmp_path):
     assert both.step == 6
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(weights(both)[name], tensor, atol=1e-9, rtol=0)
+    told = [
+        [line["grad_norm"] for line in meter.read(tmp_path / name / "log.jsonl")]
+        for name in ("one", "two")
+    ]
+    assert len(told[0]) == 6
+    assert told[1] == pytest.approx(told[0], rel=1e-9)  # of all ranks' pieces, not of one's
 
 
 @pytest.mark.slow
