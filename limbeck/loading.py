@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -200,10 +200,12 @@ def checked(
 
 def _typed(value: Any, parameter: inspect.Parameter, where: str) -> Any:
     if isinstance(value, Ramp):
-        if parameter.annotation is not float:
+        if _plain(parameter.annotation) is not float:
             raise RecipeError(
-                f"{where}: takes no ramp; wanted one number. What may be a fraction and has no limits takes one."
+                f"{where}: takes no ramp; wanted one number. What may be any fraction between its limits takes one."
             )
+        for end in (value.start, value.end):
+            _typed(end, parameter, where)
         return value
     if parameter.annotation is inspect.Parameter.empty or isinstance(value, BaseModel):
         return value
@@ -221,6 +223,11 @@ def _typed(value: Any, parameter: inspect.Parameter, where: str) -> Any:
             raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
         told = "; or ".join(dict.fromkeys(error["msg"] for error in (first, *others)))
         raise RecipeError(f"{place}: {told}. Found {first['input']!r}.") from reason
+
+
+def _plain(annotation: Any) -> Any:
+    """The type without its limits."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _nearest(value: Any, reason: ValidationError) -> list[ErrorDetails]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from limbeck.recipe import Part, Recipe
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.live import Live
 from limbeck.teachers.remote import Remote
+from limbeck.training import trained
 from limbeck.types import Batch, Signal, Teacher, Wanted
 
 
@@ -155,10 +155,10 @@ def _frozen_head(base: Ground, learner: PreTrainedModel) -> layout.Head:
     mine = [each for each in (found.weight, found.bias) if each is not None and each.requires_grad]
     names = [name for name, one in learner.named_parameters() if any(one is each for each in mine)]
     for stage in base.recipe.stages:
-        trained = [n for n in names if any(fnmatch.fnmatchcase(n, one) for one in stage.train)]
-        if trained:
+        still = trained.trainable(learner, stage).intersection(names)
+        if still:
             raise RecipeError(
-                f"teacher.cached.kind 'kl-vector' is for a frozen head; stage {stage.name} trains {trained[0]}. "
-                f"Leave it out of 'train' ({', '.join(stage.train)} now), or choose another kind."
+                f"teacher.cached.kind 'kl-vector' is for a frozen head; stage {stage.name} trains {min(still)}. "
+                f"Put 'head' into its 'freeze', leave it out of 'train' ({', '.join(stage.train)} now), or choose another kind."
             )
     return replace(found, weight=found.weight.detach().to(base.dtype))

@@ -227,7 +227,7 @@ def record(
     if micro_rows is None:
         micro_rows = max(1, _TOKENS.get(where.type, _MANY) // about.length)
     about, given = _with_head(path, about, head, first=rank == 0)
-    size = chunk or rows_at_once(where)
+    size = min(chunk or rows_at_once(where), micro_rows * about.length)
     keeper = Keeper(about, chunk=size, mean_of=given if about.kind == "kl-vector" else None)
     together = world > 1 and dist.is_available() and dist.is_initialized()
     stores = [Store(path, keeper)]

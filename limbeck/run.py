@@ -54,10 +54,16 @@ def carry_out(recipe: Recipe) -> None:
         for one in recipe.each
     ]
     if not world.first:
+        _prepare(runs, world)
         return _train_all(recipe, runs, world, stop)
     with contextlib.ExitStack() as stack:
         for each, folder in runs:
             stack.enter_context(owned(folder.path))
+            folder.check(loading.dump(each.recipe), prints.identity)
+        _prepare(
+            runs, world
+        )  # before a folder is claimed: a recipe whose text is not there claims none
+        for each, folder in runs:
             folder.begin(loading.dump(each.recipe), prints.identity)
             prints.write(each, folder)
         folders = [folder.path for _, folder in runs]
@@ -131,15 +137,16 @@ def plain_arms(base: Ground, folder: Folder) -> list[Arm]:
     return arms(base, parallel.World(0, 1, torch.device("cpu")), folder, Stop())
 
 
-def _prepare(base: Ground, world: parallel.World) -> None:
+def _prepare(runs: list[tuple[Ground, Folder]], world: parallel.World) -> None:
     """Text is prepared by the first rank; the others find it done."""
-    if not world.first:
-        parallel.barrier()
-    for stage in base.recipe.stages:
-        assembly.stage_source(base, stage)
-    watching.check_text(base)
-    if world.first:
-        parallel.barrier()
+    for base, _ in runs:
+        if not world.first:
+            parallel.barrier()
+        for stage in base.recipe.stages:
+            assembly.stage_source(base, stage)
+        watching.check_text(base)
+        if world.first:
+            parallel.barrier()
 
 
 def _train_all(
@@ -149,8 +156,6 @@ def _train_all(
     stop: Stop,
     told: tracking.Told | None = None,
 ) -> None:
-    for base, _ in runs:
-        _prepare(base, world)
     stop.install()  # until here a signal ends the process at once: preparing is whole or absent
     learning, controls = [], []
     for base, folder in runs:

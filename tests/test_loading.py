@@ -164,6 +164,31 @@ def test_a_temperature_that_is_not_above_zero_is_refused_before_anything_is_load
     assert fitting.check(loading.load(written(path, falling)))
 
 
+@pytest.mark.parametrize(
+    ("objective", "option", "given"),
+    [
+        ("skew_kl", "alpha", "0"),
+        ("skew_kl", "alpha", "{from: 0.1, to: 1.0}"),
+        ("skew_reverse_kl", "alpha", "1.5"),
+        ("jensen_shannon", "beta", "2"),
+        ("jensen_shannon", "beta", "{from: 0.5, to: 1.2}"),
+        ("jensen_shannon", "beta", ".nan"),
+        ("adaptive_kl", "head_mass", "0"),
+    ],
+)
+def test_a_share_outside_its_limits_is_refused_before_anything_is_loaded(
+    path, objective, option, given
+):
+    def of(value):
+        asked = f"{objective}: {{{option}: {value}}}"
+        return loading.load(written(path, PLAIN.replace("forward_kl: {temperature: 2.0}", asked)))
+
+    with pytest.raises(RecipeError, match=rf"stages\[0\]\.objective\[1\]\.{objective}\.{option}: "):
+        fitting.check(of(given))
+    assert fitting.check(of("{from: 0.2, to: 0.9}"))
+    assert fitting.check(of("0.5"))
+
+
 def test_one_objective_under_two_names_is_refused(path):
     twice = "cross_entropy, forward_kl, {limbeck.objectives.forward_kl.forward_kl: {weight: 0}}"
     text = PLAIN.replace("cross_entropy, {forward_kl: {temperature: 2.0}}", twice)

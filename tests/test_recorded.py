@@ -89,6 +89,16 @@ def test_mean_rows_are_those_of_the_students_head_which_stays_frozen(place):
         recorded.check_head(base, teacher, learner)
 
 
+def test_a_head_that_every_stage_freezes_is_frozen_enough_for_mean_rows(place):
+    asked = recipe(place, "kl-vector", freeze=["head"])
+    folder = tiny_folder.trained(asked)
+    assert "student.lm_head.weight" not in tiny_folder.weights(folder, 4)
+    with pytest.raises(RecipeError, match=r"trains lm_head\.weight\. Put 'head' into its 'freeze'"):
+        run.record(
+            recipe(place, "kl-vector", options={"path": str(place / "not")}), rank=0, world=1
+        )
+
+
 def test_a_cache_without_a_teacher_serves_mean_rows_to_no_other_head(place):
     run.record(recipe(place, "kl-vector", train=["*layers*"]), rank=0, world=1)
     teacher = {"path": str(place / "cache-kl-vector"), "kind": "kl-vector"}

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from limbeck import again, assembly, fitting, judging, loading, run
 from limbeck.errors import Damaged, LimbeckError
 from limbeck.folder import owned
+from limbeck.recipe import Part
 from limbeck.training import meter
 from limbeck.verifying import verify
 
@@ -116,6 +117,16 @@ def test_adapters_are_trained_alone_and_merged_into_a_plain_model(place):
         found = AutoModelForCausalLM.from_pretrained(folder.export)(ids).logits
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
     assert (found - untrained).abs().max() > 1e-2
+
+
+def test_a_text_that_is_not_there_leaves_the_name_to_the_recipe_that_is_corrected(place):
+    asked = tiny_folder.recipe(place, name="corrected")
+    stage = asked.stages[0]
+    missing = {**stage.source.options, "path": str(place / "nowhere")}
+    wrong = stage.model_copy(update={"source": Part(name=stage.source.name, options=missing)})
+    with pytest.raises(LimbeckError, match="nowhere"):
+        run.carry_out(asked.model_copy(update={"stages": (wrong,)}))
+    assert not tiny_folder.folder(asked).recipe.exists()
 
 
 def test_another_recipe_is_refused_in_the_same_folder(finished, place):

@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -41,6 +47,12 @@ class _How:
     scale: float | None
     window: int | None
     dropout: float
+
+
+def offered(config: PretrainedConfig) -> str:
+    """The attention that a family is loaded with: sdpa where transformers has it for the family, else eager."""
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if found is None or getattr(found, "_supports_sdpa", False) else "eager"
 
 
 def switch(model: PreTrainedModel) -> bool:

@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 from limbeck import files
 from limbeck.errors import ModelError
 from limbeck.models import published
+from limbeck.models.attention import offered
 
 _CONFIG = ("config.json",)
 _TOKENIZER = (
@@ -45,9 +46,12 @@ def load_model(
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
-    attention: str = "sdpa",
+    attention: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in eval mode, every parameter of it read from its files."""
+    """A causal language model in eval mode, every parameter of it read from its files.
+
+    attention: which of transformers' attention functions; None is sdpa where the family has it, else eager.
+    """
     bar_kernels()
     transformers_logging.disable_progress_bar()  # its bars would stand in the way of ours
     folder = _folder(name, revision, _MODEL)
@@ -58,6 +62,7 @@ def load_model(
         raise ModelError(
             f"{name}: {found}; wanted model.safetensors in {folder}. Convert them with save_pretrained."
         )
+    attention = attention or offered(config)
     _refuse_code("attention", attention, name)
     if published.is_published(_object(folder / "config.json")):
         return published.load(folder, cast(Any, config), name, dtype)

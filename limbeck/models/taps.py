@@ -285,7 +285,14 @@ def _tried(model: nn.Module, features: Sequence[str], heads: Sequence[str]) -> _
     was = model.training
     # A mask of its own: to make one, transformers looks at numbers, and a model of shapes has none.
     mask = torch.ones(2, 1, 3, 3, dtype=torch.bool, device=first.device)
-    with listening(model.eval(), features, heads) as seen:
-        layout.trunk(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-    model.train(was)
+    try:
+        with listening(model.eval(), features, heads) as seen:
+            layout.trunk(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+    except (ValueError, TypeError, IndexError, RuntimeError) as reason:
+        name = type(layout.plain_model(model)).__name__
+        raise ModelError(
+            f"{name}: taps cannot be read: its forward takes no mask of one row's tokens ({reason}). Leave out terms with 'at'."
+        ) from reason
+    finally:
+        model.train(was)
     return seen

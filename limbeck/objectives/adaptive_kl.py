@@ -1,6 +1,9 @@
 """Adaptive KL: forward and reverse KL, weighed at each token by where teacher and student differ."""
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.errors import RecipeError
@@ -13,7 +16,7 @@ def adaptive_kl(
     teacher: Tensor | TopK,
     rows: Rows,  # noqa: ARG001
     *,
-    head_mass: float = 0.5,
+    head_mass: Annotated[float, Field(gt=0, le=1)] = 0.5,
     temperature: float = 1.0,
     tail: Tail = "bucket",
     scale_t2: bool = True,

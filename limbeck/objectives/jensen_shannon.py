@@ -1,5 +1,8 @@
 """Generalised Jensen-Shannon divergence: from forward KL (beta 0) to reverse KL (beta 1)."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.errors import RecipeError
@@ -12,7 +15,7 @@ def jensen_shannon(
     teacher: Tensor | TopK,
     rows: Rows,  # noqa: ARG001
     *,
-    beta: float = 0.5,
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.5,
     normalize: bool = False,
     temperature: float = 1.0,
     tail: Tail = "bucket",

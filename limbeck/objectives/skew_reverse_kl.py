@@ -1,5 +1,8 @@
 """Skewed reverse KL: the teacher softened by a share of the student, so that no gap is infinite."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.errors import RecipeError
@@ -12,7 +15,7 @@ def skew_reverse_kl(
     teacher: Tensor | TopK,
     rows: Rows,  # noqa: ARG001
     *,
-    alpha: float = 0.1,
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1,
     temperature: float = 1.0,
     tail: Tail = "bucket",
     scale_t2: bool = True,

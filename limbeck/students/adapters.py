@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.models import load, quantised
+from limbeck.models import layout, load, quantised
 from limbeck.types import Materials
 
 
@@ -47,12 +48,26 @@ def adapters(
         task_type="CAUSAL_LM",
     )
     try:
-        student = get_peft_model(origin, settings)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*tie_word_embeddings")  # an error, just below
+            student = get_peft_model(origin, settings)
     except ValueError as reason:
         raise RecipeError(f"student.adapters: peft cannot place adapters: {reason}") from reason
+    _check_tied(student)
     if quantise != "none":
         quantised.quantise(student, quantise)
     return student
+
+
+def _check_tied(student: PreTrainedModel) -> None:
+    """Refuses adapters on a table that is embedding and head at once: trained in one, merged they would be in both."""
+    plain = layout.plain_model(student)
+    pair = (plain.get_input_embeddings(), plain.get_output_embeddings())
+    if any("base_layer" in one._modules for one in pair) and pair[0].weight is pair[1].weight:
+        raise RecipeError(
+            f"student.adapters.targets: the embeddings of this {type(plain).__name__} are its head as well (tied), and an "
+            "adapter on them would be in both only once it is merged. Leave them out of the targets, or adapt a model whose head is its own."
+        )
 
 
 def finish(student: Any) -> PreTrainedModel:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_families
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -49,6 +50,18 @@ def test_model_comes_back_as_it_was_saved(folder):
     half = load.load_model(str(folder), dtype=torch.bfloat16, attention="eager")
     assert half.dtype == torch.bfloat16
     assert half.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gptj", "gpt_oss", "bloom", "qwen3"])
+def test_a_family_without_sdpa_is_loaded_with_the_attention_that_it_has(tmp_path, family):
+    model = tiny_families.build(family).float()
+    model.save_pretrained(tmp_path)
+    loaded = load.load_model(str(tmp_path))
+    wanted = "eager" if family in tiny_families.EAGER else "sdpa"
+    assert loaded.config._attn_implementation == wanted
+    ids = tiny.batch().input_ids
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
 
 
 @pytest.mark.parametrize(

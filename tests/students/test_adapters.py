@@ -10,8 +10,8 @@ from limbeck.students.adapters import adapters, finish
 from limbeck.types import Materials
 
 
-def made(**options):
-    model = tiny.llama(dtype=torch.float32)
+def made(*, tied=False, **options):
+    model = tiny.llama(dtype=torch.float32, tied=tied)
     torch.manual_seed(0)  # one side of an adapter starts at random
     return adapters(Materials(teacher=lambda: model, load=lambda n, r: model), rank=2, **options)
 
@@ -51,3 +51,19 @@ def test_merged_weights_are_plain_and_give_the_same_logits():
 def test_a_target_that_is_not_there_is_refused():
     with pytest.raises(RecipeError, match="peft cannot place adapters"):
         made(targets=["nowhere"])
+
+
+def test_adapters_on_a_table_that_is_the_head_as_well_are_refused():
+    with pytest.raises(RecipeError, match=r"are its head as well \(tied\)"):
+        made(tied=True, targets=["embed_tokens", "q_proj"])
+    assert made(tied=True, targets=["q_proj"]) is not None
+
+
+def test_adapters_on_a_table_of_its_own_are_merged_to_the_same_logits():
+    student, ids = made(targets=["embed_tokens", "q_proj"]), tiny.batch(2, 12).input_ids
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(generator=tiny.generator(1), std=0.1)
+    trained = student(ids).logits
+    torch.testing.assert_close(finish(student)(ids).logits, trained, atol=1e-4, rtol=0)
