@@ -240,7 +240,7 @@ def probe(
     heads: Annotated[
         bool, typer.Option("--heads/--layers-only", help="Whether each head is silenced as well.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Chooses the dictionaries.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the dictionaries.", min=0, max=2**32 - 1)] = 0,
     json: Annotated[Path | None, typer.Option(help="The file to write all of it to.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     dtype: Annotated[
