@@ -24,6 +24,10 @@ _OF_THE_TEACHER = ("adapters", "hybrid", "low_rank_clone", "pruned")
 """Students that begin with the teacher's weights, where they name no model of their own."""
 
 
+_DRAWN = "scratch"
+"""The student that has a vocabulary of its own, and no model with files."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A model as a recipe names it."""
@@ -116,6 +120,13 @@ def ground(recipe: Recipe) -> Ground:
                 raise ModelError(
                     f"{role} {model.name} has {room:,} ids, the tokenizer of {whose.name} has {base.vocab:,}."
                 )
+    if recipe.student.name == _DRAWN:
+        room = student_on_meta(recipe).config.get_text_config().vocab_size
+        if room < base.vocab:
+            raise ModelError(
+                f"student.scratch.config: vocab_size is {room:,}, the tokenizer of {whose.name} has {base.vocab:,} ids; "
+                f"wanted {base.vocab:,} or more. Correct it, or leave it out to take the teacher's."
+            )
     return base
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ from limbeck.doctor import command as examining
 from limbeck.errors import STOPPED, Interrupted, LimbeckError, RecipeError
 from limbeck.files import FULL
 from limbeck.launching import command as launching
+
+_OF_THE_USER = (
+    *(errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+)
+"""Of an OSError: a path, or what may be done there, is the user's to mend."""
 
 app = typer.Typer(
     name="limbeck",
@@ -240,7 +247,7 @@ def probe(
     heads: Annotated[
         bool, typer.Option("--heads/--layers-only", help="Whether each head is silenced as well.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Chooses the dictionaries.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the dictionaries.", min=0, max=2**32 - 1)] = 0,
     json: Annotated[Path | None, typer.Option(help="The file to write all of it to.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     dtype: Annotated[
@@ -268,12 +275,14 @@ def main() -> None:
         _told(reason)
         sys.exit(2)
     except OSError as reason:
-        if reason.errno not in FULL:
-            raise
         place = f"{reason.filename}: " if reason.filename else ""
-        _told(
-            f"{place}{reason.strerror}. What is whole is kept: make room, and run the same again."
-        )
+        if reason.errno in FULL:
+            cure = "What is whole is kept: make room, and run the same again."
+        elif reason.errno in _OF_THE_USER and place:
+            cure = "Correct the path, or who may read and write there, and run the same again."
+        else:
+            raise
+        _told(f"{place}{reason.strerror}. {cure}")
         sys.exit(2)
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -57,7 +58,8 @@ def export(
             "untouched. Export in float32 or bfloat16."
         )
     with files.committed(folder, about(dtype, checkpoint)) as partial:
-        going.save_pretrained(partial)
+        with files.written_by(SafetensorError, partial):
+            going.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / CARD).write_text(card, encoding="utf-8")
         strange = [path.name for path in partial.iterdir() if not _fits(path)]
@@ -111,7 +113,9 @@ def _cast(student: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 def _reloaded_difference(folder: Path, probe: torch.Tensor, written: torch.Tensor) -> float:
     """The largest difference between logits (batch, time, vocab) here and in a process that loads the folder."""
     question = folder.with_name(f"{folder.name}-probe.safetensors")
-    save_file({"ids": probe.contiguous(), "logits": written.contiguous()}, question)
+    asked = {"ids": probe.contiguous(), "logits": written.contiguous()}
+    with files.written_by(SafetensorError, question):
+        save_file(asked, question)
     # A scheduler asks every process of a job to stop. Blocked here, and so in the other process too, its signals reach
     # this one when the other is done.
     before_it = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)

@@ -59,11 +59,6 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
 def _partial(path: Path) -> Path:
     """Where a path is written before it exists: the name tells which process of which machine writes."""
     host = digest(platform.node().encode())[:8]
@@ -80,6 +75,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
     partial.replace(path)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def written_by(error: type[Exception], path: Path) -> Iterator[None]:
+    """Inside it a library writes a file: its own error, where it tells "(os error 28)" of the system, becomes an OSError."""
+    try:
+        yield
+    except error as reason:
+        if refused := re.search(r"\(os error (\d+)\)", str(reason)):
+            number = int(refused[1])
+            raise OSError(number, os.strerror(number), str(path)) from reason
+        raise
 
 
 def in_share(raw: bytes, share: float) -> bool:
@@ -157,9 +164,7 @@ class Manifest:
 def _listed(folder: Path) -> list[str]:
     found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     # Its own alone: what is called so further down is a file as any other.
-    return sorted(
-        path.relative_to(folder).as_posix() for path in found if path != folder / MANIFEST
-    )
+    return sorted(p.relative_to(folder).as_posix() for p in found if p != folder / MANIFEST)
 
 
 @contextlib.contextmanager
@@ -195,8 +200,10 @@ def seal(folder: Path, about: dict[str, Any] | None = None) -> None:
     files = {}
     for name in _listed(folder):
         path = folder / name
-        _sync_file(path)
-        files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        files[name] = {"size": path.stat().st_size, "sha256": found}
     for inner in (path for path in folder.rglob("*") if path.is_dir()):
         sync_folder(inner)
     body = {"format": FORMAT, "files": files, "about": about or {}}
@@ -214,12 +221,10 @@ def read_manifest(folder: Path) -> Manifest:
     body = parse_sealed(raw, str(path))
     if body.get("format") != FORMAT:
         raise Damaged(f"{path}: format {body.get('format')} found, this program reads {FORMAT}.")
-    listed, about = body.get("files"), body.get("about")
-    if (
-        not isinstance(about, dict)
-        or not isinstance(listed, dict)
-        or not all(map(_entry, listed.values()))
-    ):
+    listed: Any = body.get("files")
+    about: Any = body.get("about")
+    kinds = isinstance(about, dict) and isinstance(listed, dict)
+    if not kinds or not all(map(_entry, listed.values())):
         raise Damaged(
             f"{path}: its keys are {', '.join(sorted(body))}; wanted about, and files, each with its size and sha256."
         )
@@ -228,11 +233,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _entry(found: Any) -> bool:
     """Whether this is what a manifest says of a file."""
-    return (
-        isinstance(found, dict)
-        and type(found.get("size")) is int
-        and isinstance(found.get("sha256"), str)
-    )
+    sized = isinstance(found, dict) and type(found.get("size")) is int
+    return sized and isinstance(found.get("sha256"), str)
 
 
 def verify(folder: Path) -> Manifest:

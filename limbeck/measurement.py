@@ -68,6 +68,7 @@ class Benchmarks(Frozen):
     seed: int | None = Field(
         default=None,
         ge=0,
+        lt=2**32,  # numpy's limit
         description="chooses the examples, and what `samples` draws; null for lm-eval's own seeds",
     )
     bootstrap: int = Field(

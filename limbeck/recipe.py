@@ -120,7 +120,10 @@ class Recipe(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's folder")
     seed: int = Field(
-        default=0, ge=0, description="of the order of rows, of random weights and of dropout"
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="of the order of rows, of random weights and of dropout",
     )
     teacher: Part | None = Field(
         default=None, description="who is learned from; null for plain training"

@@ -18,6 +18,18 @@ class _Strict(yaml.SafeLoader):
             raise RecipeError(f"line {line}: YAML aliases are not read; write it out.")
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            found = super().construct_object(node, deep)
+            return (
+                int(str(found)) if type(found) is int else found
+            )  # hexadecimal ones have no limit
+        except (ValueError, LookupError, ArithmeticError, AttributeError) as reason:
+            line, kind = node.start_mark.line + 1, node.tag.rpartition(":")[2]
+            raise RecipeError(
+                f"line {line}: {str(node.value)[:40]!r} cannot be read as {kind}; write it otherwise, or as a word in quotes."
+            ) from reason
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:

@@ -57,3 +57,16 @@ def test_a_teachers_blocks_are_compiled_where_no_stage_looks_inside(tmp_path, co
     found = assembly.teacher(assembly.ground(asked))
     sealed = [layer._compiled_call_impl is not None for layer in layout.layers(found.model)]
     assert sealed == [compiled and not inside] * len(sealed)
+
+
+def test_a_drawn_student_of_too_few_ids_is_refused_before_anything_is_prepared(tmp_path):
+    sizes = {"model_type": "llama", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 1}
+    sizes |= {"intermediate_size": 32, "num_attention_heads": 2}
+    tiny_folder.tree(tmp_path)
+    asked = tiny_folder.short(tmp_path, "few", student={"scratch": {"config": sizes}})
+    with pytest.raises(ModelError, match=r"vocab_size is 200, the tokenizer of .* has 320 ids"):
+        run.carry_out(asked)
+    assert not (tmp_path / "prepared").exists()
+    sizes["vocab_size"] = tiny_folder.VOCAB
+    asked = tiny_folder.short(tmp_path, "enough", student={"scratch": {"config": sizes}})
+    assert assembly.ground(asked).vocab == tiny_folder.VOCAB

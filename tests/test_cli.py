@@ -215,6 +215,22 @@ def test_recording_is_a_door_of_its_own(limbeck, tmp_path):
     assert limbeck("record", path, "--world", "0")[0] == 2
 
 
+def test_a_path_that_the_system_refuses_ends_in_one_message(limbeck, tmp_path):
+    path = tiny_folder.written(tmp_path)
+    (tmp_path / "file").write_text("here")
+    for wrong in (tmp_path / "file/told.json", tmp_path / ("x" * 300)):
+        status, _, said = limbeck("doctor", path, "--no-weights", "--json", wrong)
+        assert status == 2
+        assert f"limbeck: {tmp_path}" in said
+        assert "Correct the path, or who may read and write there" in said
+
+
+def test_a_seed_of_a_probe_that_is_too_large_is_refused(limbeck):
+    status, _, said = limbeck("probe", "nowhere", "--seed", 2**32)
+    assert status == 2
+    assert "4294967295" in said
+
+
 def test_the_module_is_the_program():
     done = subprocess.run(
         [sys.executable, "-m", "limbeck", "list", "nothing"],

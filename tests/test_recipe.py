@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from limbeck.measurement import Benchmarks
 from limbeck.recipe import Budget, Optimizer, Part, Ramp, Recipe, Stage, Term, value_at
 
 STAGE = {
@@ -70,6 +71,16 @@ def test_an_unknown_key_is_refused_and_the_nearest_named():
         stage(budgett="3 steps")
     with pytest.raises(ValidationError, match=r"Did you mean 'learning_rate'\?"):
         Optimizer.model_validate({"learningrate": 1.0})
+
+
+def test_a_seed_that_no_generator_takes_is_refused():
+    assert Recipe.model_validate(PLAIN | {"seed": 2**63 - 1}).seed == 2**63 - 1
+    for seed in (-1, 2**63):
+        with pytest.raises(ValidationError, match="seed"):
+            Recipe.model_validate(PLAIN | {"seed": seed})
+    assert Benchmarks(tasks=("piqa",), seed=2**32 - 1).seed == 2**32 - 1
+    with pytest.raises(ValidationError, match="less than 4294967296"):
+        Benchmarks(tasks=("piqa",), seed=2**32)
 
 
 def test_a_recipe_cannot_be_changed():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
@@ -41,7 +42,8 @@ def write_head(path: Path, head: HeadLike) -> str:
     if not folder.exists():
         try:
             with files.committed(folder, {"head": digest}) as partial:
-                save_file(_tensors(head), partial / _TENSORS)
+                with files.written_by(SafetensorError, partial / _TENSORS):
+                    save_file(_tensors(head), partial / _TENSORS)
                 files.write_bytes(partial / "head.json", files.canonical(_said(head)))
         except LimbeckError:
             if not folder.exists():  # else another recorder was faster, and is compared

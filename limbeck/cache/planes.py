@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from limbeck import files
 from limbeck.cache.codec import Plane
 from limbeck.errors import Damaged
 
@@ -27,7 +29,9 @@ _DTYPES = {
 
 def write(path: Path, planes: dict[str, Plane]) -> None:
     """Writes planes as a plain safetensors file."""
-    save_file({name: np.ascontiguousarray(plane) for name, plane in planes.items()}, path)
+    whole = {name: np.ascontiguousarray(plane) for name, plane in planes.items()}
+    with files.written_by(SafetensorError, path):
+        save_file(whole, path)
 
 
 def mapped(path: Path) -> dict[str, Plane]:

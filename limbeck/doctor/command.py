@@ -65,13 +65,12 @@ def examined(
     from limbeck import assembly, loading
     from limbeck.doctor import packages
     from limbeck.doctor.case import Case
-    from limbeck.doctor.findings import fault
-    from limbeck.errors import LimbeckError
+    from limbeck.doctor.findings import broke
 
     try:
         case = Case(loading.load(path, overrides), weights=weights, ranks=ranks)
-    except LimbeckError as reason:
-        unread = replace(fault(str(reason)), check="recipe")
+    except BaseException as reason:  # whatever it was: what needs no recipe is told all the same
+        unread = replace(broke(reason), check="recipe")
         return [*_together([("packages", packages.floors)]), unread]
     assembly.settle(case.recipe)
     return _together([("packages", packages.floors), *_checks(case)])

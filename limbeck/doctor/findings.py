@@ -10,6 +10,8 @@ from limbeck.errors import LimbeckError
 
 Severity = Literal["ok", "note", "warning", "fault", "left out"]
 T = TypeVar("T")
+_PANIC = "PanicException"
+"""Of the libraries in Rust: what they raise where they find a mistake of their own, and no Exception."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,30 @@ def fault(
     return Finding("fault", found, where, wanted, cure, tuple(lines))
 
 
+def broke(reason: BaseException, where: str = "") -> Finding:
+    """The fault of a check that ended in an exception. Raises what is no fault: that this process is to end."""
+    if isinstance(reason, Missing):
+        return Finding("left out", str(reason), where)
+    if isinstance(reason, LimbeckError):
+        return fault(str(reason), where)
+    if isinstance(reason, OSError):
+        name = f"{reason.filename}: " if reason.filename else ""
+        return fault(f"{name}{reason.strerror or reason}", where)
+    kind = type(reason)
+    if not isinstance(reason, Exception) and kind.__name__ != _PANIC:
+        raise reason
+    cure = (
+        "What it looks at is of no kind that it knows: correct that, and report what stands here."
+    )
+    return fault(f"this check itself broke: {kind.__name__}: {reason}", where, cure=cure)
+
+
 def attempted(where: str, ask: Callable[[], Iterable[Finding]]) -> Findings:
     """What is found; what was refused on the way is a fault, and ends nothing but this."""
     try:
         yield from ask()
-    except Missing as reason:
-        yield Finding("left out", str(reason), where)
-    except LimbeckError as reason:
-        yield fault(str(reason), where)
-    except OSError as reason:
-        name = f"{reason.filename}: " if reason.filename else ""
-        yield fault(f"{name}{reason.strerror or reason}", where)
+    except BaseException as reason:  # whatever a library may raise: no check hides what others find
+        yield broke(reason, where)
 
 
 def once(what: str, make: Callable[[], T]) -> Callable[[], T]:
@@ -81,7 +96,7 @@ def once(what: str, make: Callable[[], T]) -> Callable[[], T]:
         if not made:
             try:
                 made.append(make())
-            except LimbeckError:
+            except BaseException:  # whatever it was, it is told to the one who asked
                 failed = True
                 raise
         return made[0]

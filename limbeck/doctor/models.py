@@ -12,12 +12,15 @@ from limbeck import files, linking
 from limbeck.assembly import Model
 from limbeck.doctor.case import Case, Learner
 from limbeck.doctor.findings import Finding, Findings, attempted, fault, note, ok, warning
+from limbeck.errors import Damaged
 from limbeck.estimating import count
 from limbeck.models import load
 from limbeck.training.trained import trainable
 
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
+_LARGEST = 100_000_000
+"""Bytes of a file's header, of which safetensors itself reads no more."""
 
 
 def shapes(case: Case) -> Findings:
@@ -77,7 +80,7 @@ def _trained(case: Case, one: Learner, index: int, where: str) -> list[Finding]:
 
 
 def weights(case: Case) -> Findings:
-    """Whether the files of weights are here, without reading them."""
+    """Whether the files of weights are here and whole, by their headers and sizes."""
     for role, model in case.models:
         yield from attempted(role, partial(_weights, role, model))
 
@@ -89,7 +92,12 @@ def _weights(role: str, model: Model) -> list[Finding]:
     shards = sorted(path.name for path in folder.glob("*.safetensors"))
     index = folder / _INDEX
     told = files.read_json(index) if index.is_file() and _WHOLE not in shards else {}
-    wanted = set(told.get("weight_map", {}).values()) if isinstance(told, dict) else set[str]()
+    mapped = told.get("weight_map", {}) if isinstance(told, dict) else None
+    if not isinstance(mapped, dict) or not all(isinstance(name, str) for name in mapped.values()):
+        cure = "Bring the index again, with the shards."
+        wanted_map = "weight_map, with the file of each tensor."
+        return [fault(f"{index}: it maps no tensors to files", role, wanted=wanted_map, cure=cure)]
+    wanted = set(mapped.values())
     lacking = sorted(wanted - set(shards))
     if not shards or lacking:
         said = (
@@ -99,9 +107,31 @@ def _weights(role: str, model: Model) -> list[Finding]:
         )
         cure = "Bring them; other formats are converted with save_pretrained."
         return [fault(f"{folder}: {said}", role, wanted="safetensors.", cure=cure)]
+    cut = [why for name in shards if (why := _cut(folder / name))]
+    if cut:
+        cure = "It was cut short or damaged on its way: bring it again."
+        return [fault(why, role, wanted="whole safetensors files.", cure=cure) for why in cut]
     size = sum((folder / name).stat().st_size for name in shards)
     files_of = "1 file" if len(shards) == 1 else f"{len(shards)} files"
     return [ok(f"{files_of} of weights, {size:,} bytes.", role)]
+
+
+def _cut(path: Path) -> str | None:
+    """Why this file cannot be read as it was written, or None."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(_LARGEST, size - 8):
+            return f"{path}: {size:,} bytes, which end within its header"
+        raw = stream.read(length)
+    try:
+        told = files.parse_json(raw, str(path))
+        tensors = {name: entry for name, entry in told.items() if name != "__metadata__"}
+        ends = [int(entry["data_offsets"][1]) for entry in tensors.values()]
+    except (Damaged, AttributeError, LookupError, TypeError, ValueError):
+        return f"{path}: its header is no list of tensors"
+    wanted = 8 + length + max(ends, default=0)
+    return None if size == wanted else f"{path}: {size:,} bytes, its header tells of {wanted:,}"
 
 
 def _hub(role: str, model: Model) -> list[Finding]:

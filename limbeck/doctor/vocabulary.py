@@ -175,6 +175,10 @@ def _stops(case: Case, one: Learner) -> Findings:
     else:
         given = one.shape().config.get_text_config().eos_token_id
         stops = given if isinstance(given, list) else [given] if given is not None else []
+        if wrong := [found for found in stops if type(found) is not int or found < 0]:
+            more = f"its config's eos_token_id holds {wrong[0]!r}, which is no id"
+            yield fault(more, one.where, cure="Correct eos_token_id of the student's config.")
+            return
     tokenizer = case.base().tokenizer
     for where, part, trained in case.texts:
         if not trained:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import zlib
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from limbeck import assembly, choosing
 from limbeck.doctor.case import Case, Learner
-from limbeck.doctor.findings import Finding, Findings, attempted, fault, note, ok, warning
+from limbeck.doctor.findings import Finding, Findings, Missing, attempted, fault, note, ok, warning
 from limbeck.doctor.machine import room
 from limbeck.estimating import GIGA, count
 from limbeck.evaluation._judge import judge
@@ -35,6 +36,7 @@ def said(case: Case) -> Findings:
 def _teacher(case: Case) -> list[Finding]:
     config = case.teacher_config()
     assert config is not None
+    _enough(config, case)
     base, source = case.base(), case.stage_source(0)
     needed, free = (
         count(load.build_on_meta(config)) * base.dtype.itemsize / GIGA,
@@ -73,6 +75,7 @@ def _student(case: Case, one: Learner) -> list[Finding]:
     if choosing.left_to_the_probe(one.recipe.student):
         more = "not made: which attentions stay is found by the probe, once a run begins."
         return [note(more, one.where)]
+    _enough(one.shape().config, case)
     source = case.stage_source(0)
     base = case.ground_of(one)
     needed, free = 4 * count(one.shape()) / GIGA, room(torch.device("cpu"))[1]
@@ -91,6 +94,13 @@ def _student(case: Case, one: Learner) -> list[Finding]:
     if not math.isfinite(nats):
         return [fault(f"{told}: its numbers are broken", one.where)]
     return [ok(f"{told}.", one.where)]
+
+
+def _enough(config: Any, case: Case) -> None:
+    """Leaves out a model that has no numbers for some of the ids: it cannot be asked, and why is told by another check."""
+    rows, ids = config.get_text_config().vocab_size, case.base().vocab
+    if rows < ids:
+        raise Missing(f"not asked: it has {rows:,} ids, the tokenizer {ids:,}.")
 
 
 def _rows(source: Source) -> int:

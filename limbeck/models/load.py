@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -31,6 +32,11 @@ from limbeck.errors import ModelError
 from limbeck.models import published
 from limbeck.models.attention import offered
 
+# What transformers and torch raise of a config whose values are of a wrong kind or size.
+_UNFIT = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
+    *(RuntimeError, ImportError, StrictDataclassError),
+)
 _CONFIG = ("config.json",)
 _TOKENIZER = (
     *("config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
@@ -64,9 +70,9 @@ def load_model(
         )
     attention = attention or offered(config)
     _refuse_code("attention", attention, name)
-    if published.is_published(_object(folder / "config.json")):
-        return published.load(folder, cast(Any, config), name, dtype)
     try:
+        if published.is_published(_object(folder / "config.json")):
+            return published.load(folder, cast(Any, config), name, dtype)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -77,7 +83,11 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as reason:
+    except SafetensorError as reason:
+        raise ModelError(
+            f"{name}: weights in {folder} are cut short or damaged ({reason}); wanted whole safetensors files. 'limbeck doctor' names the file: bring it again."
+        ) from reason
+    except (OSError, *_UNFIT) as reason:
         raise ModelError(f"{name}: the model in {folder} does not load: {reason}") from reason
     _complete(report, name, folder)
     return model.eval()
@@ -91,8 +101,11 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
             sanitised(_object(path), str(path))
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as reason:
-        raise ModelError(f"{name}: no tokenizer loads from {folder}: {reason}") from reason
+    except (OSError, *_UNFIT) as reason:
+        lacking = not any((*folder.glob("tokenizer.*"), *folder.glob("vocab.*")))
+        said = "it lacks tokenizer.json. Copy it there from the model that this one was made of, or set 'tokenizer' in the recipe"
+        told = said if lacking else f"{type(reason).__name__}: {str(reason).rstrip('.')}"
+        raise ModelError(f"{name}: no tokenizer loads from {folder}: {told}.") from reason
 
 
 def load_config(name: str, *, revision: str | None = None) -> PretrainedConfig:
@@ -140,8 +153,11 @@ def stops(name: str, *, revision: str | None = None) -> list[int]:
     path = folder / "generation_config.json"
     found = _object(path).get("eos_token_id") if path.is_file() else None
     if found is None:
-        found = _config(folder / "config.json", name).eos_token_id
-    return [one for one in (found if isinstance(found, list) else [found]) if one is not None]
+        found = _config(path := folder / "config.json", name).eos_token_id
+    ids = [one for one in (found if isinstance(found, list) else [found]) if one is not None]
+    if wrong := [one for one in ids if type(one) is not int or one < 0]:
+        raise ModelError(f"{path}: eos_token_id holds {wrong[0]!r}, which is no id. Correct it.")
+    return ids
 
 
 def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
@@ -150,9 +166,9 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as reason:
+    except _UNFIT as reason:
         raise ModelError(
-            f"{config.model_type}: transformers has no causal language model of this type: {reason}"
+            f"{config.model_type}: no causal language model can be made of its config.json ({type(reason).__name__}: {reason}). Correct its sizes, or choose a type that transformers knows."
         ) from reason
 
 
@@ -193,8 +209,7 @@ def _refuse_code(key: str, value: Any, where: str) -> None:
             _refuse_code(key, name, where)
         elif isinstance(name, str) and "/" in name:
             raise ModelError(
-                f"{where}: '{key}' is '{name}', a repository of code; "
-                "wanted one built into transformers, such as 'sdpa' or 'eager'."
+                f"{where}: '{key}' is '{name}', a repository of code; wanted one built into transformers, such as 'sdpa' or 'eager'."
             )
 
 
@@ -207,27 +222,22 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _config(path: Path, name: str) -> PretrainedConfig:
     if not path.is_file():
-        raise ModelError(
-            f"{name}: there is no config.json in {path.parent}; wanted a model folder."
-        )
+        raise ModelError(f"{name}: no config.json in {path.parent}; wanted a model folder.")
     values = sanitised(_object(path), str(path))
     if published.is_published(values):
         return published.config(values, str(path))
     family = values.get("model_type")
-    if family not in CONFIG_MAPPING:
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise ModelError(
-            f"{path}: model_type is {family!r}, which this transformers does not know. Update transformers, "
-            "or choose another model."
+            f"{path}: model_type is {family!r}, which this transformers does not know. Update transformers, or choose another model."
         )
     try:
-        return CONFIG_MAPPING[family].from_dict(_numbers(values))
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        StrictDataclassError,
-    ) as reason:
+        made: PretrainedConfig = CONFIG_MAPPING[family].from_dict(_numbers(values))
+        vocab = made.get_text_config().vocab_size
+        if type(vocab) is not int or vocab < 1:
+            raise ModelError(f"{path}: vocab_size is {vocab!r}; wanted how many ids there are.")
+        return made
+    except _UNFIT as reason:
         raise ModelError(f"{path}: no config of type '{family}' can be made: {reason}") from reason
 
 
@@ -275,11 +285,10 @@ def _commit(name: str, revision: str | None) -> str:
 
 def _downloaded(name: str, revision: str | None, wanted: tuple[str, ...]) -> Path | None:
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=list(wanted), local_files_only=True
-            )
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=list(wanted), local_files_only=True
         )
+        return Path(found)
     except (OSError, ValueError):
         return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -88,7 +88,8 @@ def save(
     tensors = _tensors(module, adam, kept)
     with _shared(folder, {"kind": "checkpoint", "step": state["step"]}, world) as partial:
         path = partial / f"rank-{world.rank:04d}.safetensors"
-        save_file(tensors, path)
+        with files.written_by(SafetensorError, path):
+            save_file(tensors, path)
         if world.first:
             counts = _updates(module, adam, kept) if adam else {}
             updates = max(counts.values(), default=0)

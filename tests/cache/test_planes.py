@@ -1,9 +1,14 @@
 """Planes come back as they were written, and pieces take what belongs to their tokens."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from limbeck import files
 from limbeck.cache import planes
 from limbeck.errors import Damaged
 
@@ -61,3 +66,30 @@ def test_a_piece_picks_all_values_of_a_chosen_token():
 def test_rows_begin_where_the_values_of_the_tokens_before_end():
     counts, tokens = np.array([2, 0, 3, 255, 255], np.uint8), np.array([0, 2, 2, 5])
     assert planes.starts(counts, tokens).tolist() == [0, 2, 2, 515]
+
+
+WRITES = """
+import errno, resource, sys
+from pathlib import Path
+import numpy as np
+from limbeck.cache import planes
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    planes.write(Path(sys.argv[1]), {"ids": np.zeros(100_000, "u1")})
+except OSError as reason:
+    assert (reason.errno, reason.filename) == (errno.EFBIG, sys.argv[1]), reason
+    print("told")
+"""
+
+
+def test_a_file_for_which_there_is_no_room_is_an_error_of_the_system(tmp_path):
+    words = [sys.executable, "-c", WRITES, str(tmp_path / "a.safetensors")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "told\n", done.stderr
+
+
+def test_an_error_that_is_not_the_systems_stays_the_librarys(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(SafetensorError), files.written_by(SafetensorError, path):
+        load_file(path)

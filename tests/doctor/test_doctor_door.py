@@ -51,6 +51,13 @@ def test_a_sound_recipe_ends_well_and_tells_what_it_looked_at(tmp_path, capsys):
     assert any(one["check"] == "weights" for one in found["findings"])
 
 
+def test_a_recipe_that_the_system_refuses_is_a_fault_beside_the_packages(tmp_path):
+    found = command.examined(tmp_path / ("x" * 300))
+    assert found[-1].severity == "fault"
+    assert found[-1].found.endswith("File name too long")
+    assert {one.check for one in found} == {"packages", "recipe"}
+
+
 def test_more_processes_take_more_of_one_memory(tmp_path):
     place = tiny_doctor.sound(tmp_path)
     stages = [tiny_doctor.stage(place, rows_per_step=64, micro_rows=64)]

@@ -60,7 +60,7 @@ def tokenizer_of_more_ids_than_the_model(place, _):
     return {}
 
 
-@of(PLANTS, "vocabulary", "64 ids, the tokenizer")
+@of(PLANTS, "vocabulary", "64 ids, the tokenizer", weights=True)
 def student_of_too_small_a_vocabulary(place, _):
     return {"student": {"scratch": {"config": SCRATCH | {"vocab_size": 64}}}}
 
@@ -68,6 +68,18 @@ def student_of_too_small_a_vocabulary(place, _):
 @of(PLANTS, "ends", "stops at id 5,000, and there are 320: it never does")
 def end_that_is_no_id(place, _):
     config(place / "teacher", "generation_config.json", eos_token_id=5000)
+    return {}
+
+
+@of(PLANTS, "ends", "eos_token_id holds 'x', which is no id")
+def end_that_is_a_word(place, _):
+    config(place / "teacher", "generation_config.json", eos_token_id="x")
+    return {}
+
+
+@of(PLANTS, "ends", "eos_token_id holds -1, which is no id")
+def end_below_nothing(place, _):
+    config(place / "teacher", "generation_config.json", eos_token_id=[2, -1])
     return {}
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -152,3 +153,43 @@ def test_tokenizer_gives_text_back(name):
     text = "Ein Satz, 12 Zahlen — und 漢字."
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, 9000])
+def test_weights_that_are_cut_short_are_refused_in_words(folder, size):
+    os.truncate(folder / "model.safetensors", size)
+    with pytest.raises(ModelError, match=r"cut short or damaged .*wanted whole safetensors files"):
+        load.load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_size": "x"},
+        {"hidden_size": -4},
+        {"num_attention_heads": 0},
+        {"num_key_value_heads": 0},
+        {"vocab_size": None},
+        {"vocab_size": 0},
+        {"hidden_act": "nope"},
+        {"rope_scaling": {"type": "nope"}},
+        {"model_type": [1]},
+    ],
+    ids=str,
+)
+def test_config_of_the_wrong_kind_is_refused_in_words(folder, values):
+    change(folder, **values)
+    with pytest.raises(ModelError, match=r"llama|model_type is|vocab_size is 0"):
+        load.build_on_meta(load.load_config(str(folder)))
+
+
+@pytest.mark.parametrize("wrong", ["x", -1, [2, None, 2.5], True])
+def test_an_end_that_is_no_id_is_refused_by_its_file(folder, wrong):
+    change(folder, "generation_config.json", eos_token_id=wrong)
+    with pytest.raises(ModelError, match=r"generation_config\.json: eos_token_id holds"):
+        load.stops(str(folder))
+
+
+def test_a_folder_without_a_tokenizer_says_what_to_copy(folder):
+    with pytest.raises(ModelError, match=r"model: it lacks tokenizer\.json\. Copy it there"):
+        load.load_tokenizer(str(folder))
