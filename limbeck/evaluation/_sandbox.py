@@ -55,7 +55,10 @@ assert os.getuid() != 0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. processes: how many there may be at once, threads and the keeper counted."""
+    """What a program may use. processes: how many there may be at once, threads and the keeper counted.
+
+    An ordinary user's program has no limit of threads behind a filter alone.
+    """
 
     cpu_seconds: int = 10
     wall_seconds: float = 20.0
@@ -207,7 +210,8 @@ def _job(program: str, limits: Limits, isolation: Isolation) -> bytes:
         "RLIMIT_CORE": 0,
         "RLIMIT_MEMLOCK": 0,
     }
-    if apart:  # elsewhere the user's own processes would count, and none can be made
+    # Counted by user. Root's programs have ids of their own; an ordinary user's would count with all that this user runs.
+    if apart or os.geteuid() == 0:
         resources["RLIMIT_NPROC"] = limits.processes
     job: dict[str, Any] = {
         "program": program,

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import socket
 import sys
 import time
@@ -181,6 +182,21 @@ def test_a_hostile_program_ends_in_time_and_leaves_nothing(name, isolation, own)
     assert time.monotonic() - begun < QUICK.wall_seconds + 3
     assert str(found).startswith(wanted[ISOLATIONS.index(isolation)]), found
     assert len(found.reason) < 1000
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_threads_are_counted(isolation):
+    if isolation == "syscalls" and os.geteuid():
+        pytest.skip("behind a filter alone, threads of an ordinary user have no limit")
+    program = (
+        "import threading\nthreading.stack_size(32768)\nend = threading.Event()\ncount = 0\ntry:\n"
+        "    while count < 1000:\n        threading.Thread(target=end.wait, daemon=True).start()\n        count += 1\n"
+        "except RuntimeError:\n    pass\nraise SystemExit(count)"
+    )
+    found = _sandbox.run(program, QUICK, isolation=isolation)
+    count = re.match(r"failed: SystemExit: (\d+) ", str(found))
+    assert count is not None, found
+    assert 1 <= int(count[1]) <= QUICK.processes
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
