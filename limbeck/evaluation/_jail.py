@@ -120,6 +120,11 @@ def _furnish(job: Job) -> None:
     """A root of its own: what Python needs, read-only, and an empty folder in memory."""
     _mount(None, "/", None, _PRIVATE | _ALL_BELOW)
     _mount("tmpfs", _ROOM, "tmpfs", _NO_SETUID | _NO_DEVICES, "size=1m,mode=755")
+    # Before what is shown: Python may lie below /tmp.
+    folder = f"{_ROOM}/tmp"  # noqa: S108
+    Path(folder).mkdir()
+    size = job["limits"]["folder_bytes"]
+    _mount("tmpfs", folder, "tmpfs", _NO_SETUID | _NO_DEVICES, f"size={size},nr_inodes=1000,mode=777")  # fmt: skip
     for path in job["shown"]:
         place = _ROOM + path
         Path(place).parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +135,6 @@ def _furnish(job: Job) -> None:
         _mount(path, place, None, _BIND | _ALL_BELOW)
         if path != os.devnull:
             _read_only(place, _READ_ONLY_ATTRIBUTES, _RECURSIVE)
-    folder = f"{_ROOM}/tmp"  # noqa: S108
-    Path(folder).mkdir()
-    size = job["limits"]["folder_bytes"]
-    _mount("tmpfs", folder, "tmpfs", _NO_SETUID | _NO_DEVICES, f"size={size},nr_inodes=1000,mode=777")  # fmt: skip
     _read_only(_ROOM, _READ_ONLY_ATTRIBUTES, 0)
     os.chdir(_ROOM)
     _call("pivot_root", b".", b".")

@@ -35,7 +35,7 @@ _NO_ROOM = 3  # of _jail.py
 _PROBE = """
 import os, socket
 if {apart}:
-    assert os.getpid() < 10 and os.listdir("/tmp") == []
+    assert os.getpid() < 10 and sorted(os.listdir("/tmp")) == {seen}
     open("/tmp/own", "w").write("x")
 for family in (socket.AF_INET, socket.AF_INET6):
     try:
@@ -57,10 +57,7 @@ assert os.getuid() != 0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. processes: how many there may be at once, threads and the keeper counted.
-
-    An ordinary user's program has no limit of threads behind a filter alone.
-    """
+    """What a program may use. processes: at once, threads and the keeper counted; not of ordinary users behind a filter alone."""
 
     cpu_seconds: int = 10
     wall_seconds: float = 20.0
@@ -93,11 +90,18 @@ def check(isolation: Isolation) -> None:
     if not apart:
         _refuse_hidden()
     folders = {os.environ.get("HOME", "/"), str(Path.cwd()), "/tmp", "/dev/shm", str(_JAIL.parent)}  # noqa: S108
-    own = {"/tmp"} if apart else set()  # noqa: S108
-    probe = _PROBE.format(apart=apart, paths=sorted(folders - own))
+    seen, own = _in_memory() if apart else ([], set())
+    probe = _PROBE.format(apart=apart, seen=seen, paths=sorted(folders - own))
     found = _run(probe, Limits(), isolation, "probe", _Running())
     if found.kind != "passed":
         raise _unlocked(isolation, f"a program that tried the lock {found}")
+
+
+def _in_memory() -> tuple[list[str], set[str]]:
+    """What is seen in the room's /tmp, and its folders that can be written to: /tmp, and those in which a Python lies."""
+    below = [Path(path) for path in _shown() if path.startswith("/tmp/")]  # noqa: S108
+    inside = {str(place) for path in below for place in path.parents} - {"/"}
+    return sorted({path.parts[2] for path in below}), inside | {"/tmp"}  # noqa: S108
 
 
 def _refuse_hidden() -> None:
@@ -181,19 +185,15 @@ def _alone(
     """Lets one program's keeper end without a verdict, as long as the lock itself still holds."""
     try:
         return _run(program, limits, isolation, name, running)
-    except _Silent as reason:
+    except _Silent:
         if running.ended:
             raise
         check(isolation)
-        return Outcome("failed", _written(f"its keeper ended without a word: {reason.found}"))
+        return Outcome("failed", "its keeper ended without a word")
 
 
 class _Silent(LimbeckError):
-    """Nothing was reported, though the lock may be there. found: how the keeper ended."""
-
-    def __init__(self, isolation: Isolation, found: str) -> None:
-        super().__init__(str(_unlocked(isolation, found)))
-        self.found = found
+    """Nothing was reported, though the lock may be there."""
 
 
 def _run(
@@ -217,9 +217,9 @@ def _run(
         assert process.stderr is not None
         if not said:
             reason = os.read(process.stderr.fileno(), _MOST_SAID).decode(errors="replace").strip()
-            if reason and process.returncode == _NO_ROOM:  # it was never begun
-                raise _unlocked(isolation, reason)
-            raise _Silent(isolation, reason or f"it ended with status {process.returncode}")
+            ended = _unlocked(isolation, reason or f"it ended with status {process.returncode}")
+            begun = not reason or process.returncode != _NO_ROOM
+            raise _Silent(ended) if begun else ended
     return _outcome(said)
 
 
