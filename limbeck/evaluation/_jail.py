@@ -120,6 +120,11 @@ def _furnish(job: Job) -> None:
     """A root of its own: what Python needs, read-only, and an empty folder in memory."""
     _mount(None, "/", None, _PRIVATE | _ALL_BELOW)
     _mount("tmpfs", _ROOM, "tmpfs", _NO_SETUID | _NO_DEVICES, "size=1m,mode=755")
+    # Before what is shown: Python may lie below /tmp.
+    folder = f"{_ROOM}/tmp"  # noqa: S108
+    Path(folder).mkdir()
+    size = job["limits"]["folder_bytes"]
+    _mount("tmpfs", folder, "tmpfs", _NO_SETUID | _NO_DEVICES, f"size={size},nr_inodes=1000,mode=777")  # fmt: skip
     for path in job["shown"]:
         place = _ROOM + path
         Path(place).parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +135,6 @@ def _furnish(job: Job) -> None:
         _mount(path, place, None, _BIND | _ALL_BELOW)
         if path != os.devnull:
             _read_only(place, _READ_ONLY_ATTRIBUTES, _RECURSIVE)
-    folder = f"{_ROOM}/tmp"  # noqa: S108
-    Path(folder).mkdir()
-    size = job["limits"]["folder_bytes"]
-    _mount("tmpfs", folder, "tmpfs", _NO_SETUID | _NO_DEVICES, f"size={size},nr_inodes=1000,mode=777")  # fmt: skip
     _read_only(_ROOM, _READ_ONLY_ATTRIBUTES, 0)
     os.chdir(_ROOM)
     _call("pivot_root", b".", b".")
@@ -180,8 +181,9 @@ def _keep(job: Job, null: int) -> NoReturn:
     late = _wait(program, job["limits"]["wall_seconds"])
     _, status, used = os.wait4(program, 0)
     os.set_blocking(told, False)
-    verdict = _verdict(_said(told, word), status, late, used.ru_utime + used.ru_stime, job)
-    os.write(1, json.dumps(verdict).encode())
+    said = b"" if late else _said(told, word)
+    verdict = _verdict(status, late, used.ru_utime + used.ru_stime, job)
+    os.write(1, said or json.dumps(verdict).encode())
     os._exit(0)
 
 
@@ -202,24 +204,20 @@ def _wait(program: int, seconds: float) -> bool:
     return True
 
 
-def _said(told: int, word: bytes) -> Verdict | None:
-    """What stands behind the word, if anything does."""
+def _said(told: int, word: bytes) -> bytes:
+    """What stands behind the word, if anything does. Whether it is a verdict, is judged outside: it may be forged."""
     try:
         lines = os.read(told, _LONGEST).split(b"\n")
     except BlockingIOError:  # something else holds the other end still
-        return None
-    found: list[Verdict] = [
-        json.loads(line[len(word) :]) for line in lines if line.startswith(word)
-    ]
-    return found[0] if found else None
+        return b""
+    return next((line[len(word) :] for line in lines if line.startswith(word)), b"")
 
 
-def _verdict(said: Verdict | None, status: int, late: bool, used: float, job: Job) -> Verdict:
+def _verdict(status: int, late: bool, used: float, job: Job) -> Verdict:
+    """What became of a program that said nothing."""
     code = os.waitstatus_to_exitcode(status)
     if late:
         return {"kind": "timed out", "reason": f"{job['limits']['wall_seconds']} s of time"}
-    if said is not None:
-        return said
     if code == -signal.SIGXCPU or (
         code == -signal.SIGKILL and used >= job["limits"]["cpu_seconds"]
     ):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import _syscalls
@@ -28,12 +28,14 @@ _SHOWN = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/nix/store", "/etc/ld.so.
 _GRACE_SECONDS = 30.0  # to start and to end, on a machine that is busy otherwise
 _MOST_WORKERS = 16
 _MOST_SAID = 65_536
+_MOST_TOLD = 999
+_NO_ROOM = 3  # of _jail.py
 
 # Tried before anything is trusted: no network, no name of a user, nothing to write but its own folder.
 _PROBE = """
 import os, socket
 if {apart}:
-    assert os.getpid() < 10 and os.listdir("/tmp") == []
+    assert os.getpid() < 10 and sorted(os.listdir("/tmp")) == {seen}
     open("/tmp/own", "w").write("x")
 for family in (socket.AF_INET, socket.AF_INET6):
     try:
@@ -55,7 +57,7 @@ assert os.getuid() != 0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. processes: how many there may be at once, threads and the keeper counted."""
+    """What a program may use. processes: at once, threads and the keeper counted; not of ordinary users behind a filter alone."""
 
     cpu_seconds: int = 10
     wall_seconds: float = 20.0
@@ -88,11 +90,18 @@ def check(isolation: Isolation) -> None:
     if not apart:
         _refuse_hidden()
     folders = {os.environ.get("HOME", "/"), str(Path.cwd()), "/tmp", "/dev/shm", str(_JAIL.parent)}  # noqa: S108
-    own = {"/tmp"} if apart else set()  # noqa: S108
-    probe = _PROBE.format(apart=apart, paths=sorted(folders - own))
-    found = run(probe, Limits(), isolation=isolation)
+    seen, own = _in_memory() if apart else ([], set())
+    probe = _PROBE.format(apart=apart, seen=seen, paths=sorted(folders - own))
+    found = _run(probe, Limits(), isolation, "probe", _Running())
     if found.kind != "passed":
         raise _unlocked(isolation, f"a program that tried the lock {found}")
+
+
+def _in_memory() -> tuple[list[str], set[str]]:
+    """What is seen in the room's /tmp, and its folders that can be written to: /tmp, and those in which a Python lies."""
+    below = [Path(path) for path in _shown() if path.startswith("/tmp/")]  # noqa: S108
+    inside = {str(place) for path in below for place in path.parents} - {"/"}
+    return sorted({path.parts[2] for path in below}), inside | {"/tmp"}  # noqa: S108
 
 
 def _refuse_hidden() -> None:
@@ -126,7 +135,7 @@ def run(
     program: str, limits: Limits, *, isolation: Isolation = "namespaces", name: str = "program"
 ) -> Outcome:
     """Runs a program's text to its end and says what became of it. name: what a list of processes shows."""
-    return _run(program, limits, isolation, name, _Running())
+    return _alone(program, limits, isolation, name, _Running())
 
 
 def run_all(
@@ -136,7 +145,7 @@ def run_all(
     running = _Running()
     workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
     with ThreadPoolExecutor(workers) as pool:
-        asked = [pool.submit(_run, text, limits, isolation, name, running) for text in programs]
+        asked = [pool.submit(_alone, text, limits, isolation, name, running) for text in programs]
         try:
             return [each.result() for each in asked]
         finally:
@@ -150,12 +159,12 @@ class _Running:
     def __init__(self) -> None:
         self._all: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
-        self._ended = False
+        self.ended = False
 
     def add(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:
             self._all.add(process)
-            if self._ended:
+            if self.ended:
                 process.kill()
 
     def remove(self, process: subprocess.Popen[bytes]) -> None:
@@ -165,9 +174,26 @@ class _Running:
     def end(self) -> None:
         """Kills them all, and whatever is begun from now on."""
         with self._lock:
-            self._ended = True
+            self.ended = True
             for process in self._all:
                 process.kill()
+
+
+def _alone(
+    program: str, limits: Limits, isolation: Isolation, name: str, running: _Running
+) -> Outcome:
+    """Lets one program's keeper end without a verdict, as long as the lock itself still holds."""
+    try:
+        return _run(program, limits, isolation, name, running)
+    except _Silent:
+        if running.ended:
+            raise
+        check(isolation)
+        return Outcome("failed", "its keeper ended without a word")
+
+
+class _Silent(LimbeckError):
+    """Nothing was reported, though the lock may be there."""
 
 
 def _run(
@@ -191,9 +217,29 @@ def _run(
         assert process.stderr is not None
         if not said:
             reason = os.read(process.stderr.fileno(), _MOST_SAID).decode(errors="replace").strip()
-            raise _unlocked(isolation, reason or f"it ended with status {process.returncode}")
-    verdict = json.loads(said)
-    return Outcome(verdict["kind"], verdict["reason"])
+            ended = _unlocked(isolation, reason or f"it ended with status {process.returncode}")
+            begun = not reason or process.returncode != _NO_ROOM
+            raise _Silent(ended) if begun else ended
+    return _outcome(said)
+
+
+def _outcome(said: bytes) -> Outcome:
+    """The verdict, which a program that takes its interpreter apart may have forged."""
+    try:
+        verdict = json.loads(said)
+    except (ValueError, RecursionError):
+        verdict = None
+    match verdict:
+        case {"kind": str(kind), "reason": str(reason), **more} if (
+            kind in get_args(Kind) and not more
+        ):
+            return Outcome(cast("Kind", kind), _written(reason))
+    return Outcome("failed", "what it reported of itself is no verdict")
+
+
+def _written(reason: str) -> str:
+    """A reason as every file can hold it: short, and lone surrogates by their numbers."""
+    return reason.encode(errors="backslashreplace").decode()[:_MOST_TOLD]
 
 
 def _job(program: str, limits: Limits, isolation: Isolation) -> bytes:
@@ -207,7 +253,8 @@ def _job(program: str, limits: Limits, isolation: Isolation) -> bytes:
         "RLIMIT_CORE": 0,
         "RLIMIT_MEMLOCK": 0,
     }
-    if apart:  # elsewhere the user's own processes would count, and none can be made
+    # Counted by user. Root's programs have ids of their own; an ordinary user's would count with all that this user runs.
+    if apart or os.geteuid() == 0:
         resources["RLIMIT_NPROC"] = limits.processes
     job: dict[str, Any] = {
         "program": program,

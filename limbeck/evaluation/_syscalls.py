@@ -29,8 +29,13 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     # Other programs, and signals to other processes.
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281), "kill": (62, 129),
     "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_send_signal": (424, 424), "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setscheduler": (144, 119),
-    # Files that would be made, changed or removed.
+    "pidfd_send_signal": (424, 424), "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118), "sched_setattr": (314, 274), "sched_setaffinity": (203, 122), "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    # Memory, semaphores and messages that other processes made.
+    "shmat": (30, 196), "shmctl": (31, 195), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
+    "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_unlink": (241, 181),
+    # Files that would be made, changed, removed or kept from others.
     "creat": (85, None), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "unlink": (87, None),
     "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "link": (86, None),
     "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36), "mknod": (133, None), "mknodat": (259, 33),
@@ -38,15 +43,17 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "lchown": (94, None), "fchownat": (260, 54), "truncate": (76, 45), "utime": (132, None), "utimes": (235, None),
     "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "flock": (73, 32),
     # Refused by what they are asked.
     "clone": (56, 220), "clone3": (435, 435), "socket": (41, 198), "socketpair": (53, 199), "open": (2, None),
-    "openat": (257, 56), "openat2": (437, 437),
+    "openat": (257, 56), "openat2": (437, 437), "prlimit64": (302, 261), "fcntl": (72, 25), "ioctl": (16, 29),
+    "prctl": (157, 167),
 }  # fmt: skip
 _NAMES = list(_NUMBERS)
 # Refused everywhere: all up to what starts other programs.
 _ALWAYS = _NAMES[: _NAMES.index("fork")]
 # Refused where there are no namespaces: other programs, signals, changed files.
-_ALONE = [name for name in _NAMES[_NAMES.index("fork") : _NAMES.index("clone")] if name != "prlimit64"]  # fmt: skip
+_ALONE = _NAMES[_NAMES.index("fork") : _NAMES.index("clone")]
 # Behind cachestat come calls that this list does not know; libraries do without them.
 _LAST = 451
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64": (1, 0xC00000B7)}
@@ -54,6 +61,14 @@ _NEW_NAMESPACES = 0x7E020000
 _THREAD = 0x00010000
 _UNIX = 1
 _WRITING = 0o1 | 0o2 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
+# All of fcntl that only looks or copies: an owner, its signal, a lease or a lock would reach other processes.
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_GETLK, F_GETOWN, F_GETSIG, F_DUPFD_CLOEXEC, F_GETPIPE_SZ
+_LOOKING = (0, 1, 2, 3, 5, 9, 11, 1030, 1032)
+# A terminal that is told to signal (O_ASYNC) has its foreground processes as owner, without being asked.
+_SET_FLAGS, _SIGNALLING = 4, 0o20000
+# Of ioctl what Python asks of its own ends: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS2.
+_CONTROLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
+_SHARE_CORES = 62  # PR_SCHED_CORE: with which other processes one shares a core
 
 _LOAD, _EQUAL, _ABOVE, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
@@ -93,14 +108,24 @@ def filter_of(*, alone: bool) -> bytes:
         within = [_returned(_REFUSE | errno.EPERM)]
     steps += _asked("socket", column, [*within, _returned(_ALLOW)])
     steps += _asked("socketpair", column, [*within, _returned(_ALLOW)])
-    if alone:
-        own = [*_argument(0), (_EQUAL, 1, 0, 0), _returned(_REFUSE | errno.EPERM)]
-        steps += _asked("prlimit64", column, [*own, _returned(_ALLOW)])
-        for name, flags in (("open", 1), ("openat", 2)):
-            written = [*_argument(flags), *_if_bits(_WRITING, errno.EACCES)]
-            steps += _asked(name, column, [*written, _returned(_ALLOW)])
+    steps += _by_argument(column) if alone else []
     steps.append(_returned(_ALLOW))
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def _by_argument(column: int) -> list[Step]:
+    """What is refused by what is asked, where nothing else keeps the program in."""
+    own = [*_argument(0), (_EQUAL, 1, 0, 0), _returned(_REFUSE | errno.EPERM), _returned(_ALLOW)]
+    steps = _asked("prlimit64", column, own)
+    for name, flags in (("open", 1), ("openat", 2)):
+        written = [*_argument(flags), *_if_bits(_WRITING, errno.EACCES)]
+        steps += _asked(name, column, [*written, _returned(_ALLOW)])
+    silent = [*_argument(2), *_if_bits(_SIGNALLING, errno.EPERM), _returned(_ALLOW)]
+    flags_set = [(_EQUAL, 0, len(silent), _SET_FLAGS), *silent]
+    steps += _asked("fcntl", column, [*_argument(1), *flags_set, *_only(_LOOKING)])
+    steps += _asked("ioctl", column, [*_argument(1), *_only(_CONTROLS)])
+    shared = [(_EQUAL, 0, 1, _SHARE_CORES), _returned(_REFUSE | errno.EPERM), _returned(_ALLOW)]
+    return steps + _asked("prctl", column, [*_argument(0), *shared])
 
 
 def _returned(value: int) -> Step:
@@ -114,6 +139,12 @@ def _argument(place: int) -> list[Step]:
 
 def _if_bits(bits: int, number: int) -> list[Step]:
     return [(_ANY_BIT, 0, 1, bits), _returned(_REFUSE | number)]
+
+
+def _only(values: Sequence[int]) -> list[Step]:
+    """Allows these values of what was loaded, and refuses all others."""
+    allowed = [step for value in values for step in ((_EQUAL, 0, 1, value), _returned(_ALLOW))]
+    return [*allowed, _returned(_REFUSE | errno.EPERM)]
 
 
 def _asked(name: str, column: int, steps: Sequence[Step]) -> list[Step]:

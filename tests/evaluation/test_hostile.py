@@ -2,16 +2,21 @@
 
 import functools
 import os
+import re
+import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny_jail import QUICK, Watch, locked
+from tiny_jail import QUICK, Watch, alive, locked
 
+from limbeck import files
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import _sandbox
+from limbeck.evaluation._sandbox import Limits
 
 ISOLATIONS = ("namespaces", "syscalls")
 # name: (program, what becomes of it in namespaces, behind a filter of system calls)
@@ -184,6 +189,21 @@ def test_a_hostile_program_ends_in_time_and_leaves_nothing(name, isolation, own)
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_threads_are_counted(isolation):
+    if isolation == "syscalls" and os.geteuid():
+        pytest.skip("behind a filter alone, threads of an ordinary user have no limit")
+    program = (
+        "import threading\nthreading.stack_size(32768)\nend = threading.Event()\ncount = 0\ntry:\n"
+        "    while count < 1000:\n        threading.Thread(target=end.wait, daemon=True).start()\n        count += 1\n"
+        "except RuntimeError:\n    pass\nraise SystemExit(count)"
+    )
+    found = _sandbox.run(program, QUICK, isolation=isolation)
+    count = re.match(r"failed: SystemExit: (\d+) ", str(found))
+    assert count is not None, found
+    assert 1 <= int(count[1]) <= QUICK.processes
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_listener_here_sees_no_connection(isolation, own):
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as near:
         near.bind(str(own / "near"))
@@ -198,3 +218,72 @@ def test_a_listener_here_sees_no_connection(isolation, own):
             listener.setblocking(False)
             with pytest.raises(BlockingIOError):
                 listener.accept()
+
+
+# Finds the half of the word that the third process holds, and speaks in its place.
+FORGED = """
+import os, sys
+frame = sys._getframe()
+while not {'telling', 'words', 'word'} <= frame.f_locals.keys():
+    frame = frame.f_back
+known = frame.f_locals
+os.write(known['telling'], known['word'] + os.read(known['words'], 16) + SAID + b'\\n')
+os._exit(0)
+"""
+VERDICTS = {
+    "without keys": b"{}", "no JSON": b"x", "no UTF-8": b"\xff", "nothing": b"", "a list": b"[]", "deep": b"[" * 50_000,
+    "no reason": b'{"kind": "passed"}', "of no kind": b'{"kind": "great", "reason": ""}',
+    "a number": b'{"kind": "passed", "reason": 1}', "more": b'{"kind": "passed", "reason": "", "pass": 1}',
+    "kinds": b'{"kind": ["passed"], "reason": ""}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_broken_verdict_fails_its_program_alone(isolation):
+    forged = [FORGED.replace("SAID", repr(said)) for said in VERDICTS.values()]
+    found = _sandbox.run_all(["x = 1", *forged, "x = 1"], QUICK, isolation=isolation)
+    assert [one.kind for one in found] == ["passed", *["failed"] * len(forged), "passed"]
+    assert {one.reason for one in found[1:-1]} <= {
+        "what it reported of itself is no verdict",
+        "left with status 0 before its tests were through",  # of nothing
+    }
+    said = b'{"kind": "failed", "reason": "' + b"\\ud800" * 5000 + b'"}'
+    long = _sandbox.run(FORGED.replace("SAID", repr(said)), QUICK, isolation=isolation)
+    assert long.kind == "failed"
+    assert len(long.reason.encode()) < 1000
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_reason_can_be_written_whatever_stands_in_it(isolation, own):
+    found = _sandbox.run("raise ValueError(chr(0xd800) + 'é')", QUICK, isolation=isolation)
+    files.write_json(own / "programs.json", {"programs": [str(found)]})
+    (told,) = files.read_json(own / "programs.json")["programs"]
+    assert told.startswith("failed: ValueError: \\ud800é (line 1")
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_keeper_that_is_ended_fails_its_program_alone(isolation):
+    mark = Watch().mark
+    texts = ["import time\ntime.sleep(30)", "x = 1"]
+    patient = Limits(wall_seconds=30)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(_sandbox.run_all, texts, patient, isolation=isolation, name=mark)
+        ends = time.monotonic() + 20
+        sleeping = (
+            3 if isolation == "namespaces" else 2
+        )  # the first process, the keeper, the program
+        while len(found := alive(mark)) != sleeping and time.monotonic() < ends:
+            time.sleep(0.05)
+        time.sleep(0.3)  # the other one has come to its end
+        os.kill(min(map(int, alive(mark))), signal.SIGKILL)
+        ended, passed = asked.result(20)
+    assert found
+    assert str(ended) == "failed: its keeper ended without a word"
+    assert passed.kind == "passed"
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_where_the_lock_itself_is_gone_all_ends(isolation, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(LimbeckError, match=r"cannot be locked in here.*it ended with status"):
+        _sandbox.run_all(["x = 1"], QUICK, isolation=isolation)

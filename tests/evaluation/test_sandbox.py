@@ -18,6 +18,9 @@ from limbeck.evaluation._sandbox import Limits, Outcome
 
 HERE = Path(__file__).parents[2]
 SYSTEM = Path("/usr/bin/python3")
+LARGE = shutil.ignore_patterns(
+    "site-packages", "dist-packages", "test", "tests", "config-*", "__pycache__"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,6 +134,34 @@ def test_a_python_that_only_root_may_read_is_refused_behind_the_filter_alone():
         pytest.skip("this Python may be read by all, or this is not root")
     with pytest.raises(LimbeckError, match=r"only root may look into /.*, where this Python lies"):
         _sandbox.check("syscalls")
+
+
+@pytest.mark.parametrize("inner", ["", "nested/deep"])
+def test_a_python_below_tmp_is_shown_inside_and_cannot_be_written_to(inner):
+    version = "python{}.{}".format(*sys.version_info)
+    library = Path(os.__file__).parent
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    python = place / inner / "bin" / version
+    try:
+        place.chmod(0o755)
+        (place / inner / "lib").mkdir(parents=True)
+        python.parent.mkdir()
+        shutil.copy(Path(sys.executable).resolve(), python)
+        shutil.copytree(library, place / inner / "lib" / version, ignore=LARGE)
+        code = f"""
+import os, sys
+os.chdir({str(place)!r})
+from limbeck.evaluation import _sandbox as s
+assert sys.base_prefix == {str(place / inner)!r}, sys.base_prefix
+s.check("namespaces")
+for text in ("import decimal, json\\nopen('x', 'w').write('x')", "open({str(place / inner / "x")!r}, 'w')"):
+    print(s.run(text, s.Limits()))
+"""
+        done = in_a_process(code, python)
+        assert not (place / inner / "x").exists()
+    finally:
+        shutil.rmtree(place)
+    assert done.stdout.startswith("passed\nfailed: OSError: [Errno 30]"), done.stderr
 
 
 @pytest.mark.parametrize("isolation", ["namespaces", "syscalls"])

@@ -90,6 +90,29 @@ def test_alone_it_lets_nothing_be_written_started_or_signalled(machine):
     assert call("prlimit64", 1) == errno.EPERM
 
 
+def test_alone_it_lets_nothing_of_other_processes_be_steered(machine):
+    call = asked(machine, alone=True)
+    names = "shmat shmctl semop semctl semtimedop msgsnd msgrcv msgctl mq_unlink sched_setattr sched_setparam "
+    names += "sched_setaffinity ioprio_set migrate_pages move_pages flock"
+    for name in names.split():
+        assert call(name) == errno.EPERM, name
+    for command in (0, 1, 2, 3, 5, 1030):  # copies, flags, what is locked
+        assert call("fcntl", 3, command) == 0
+    for command in (6, 7, 8, 10, 15, 36, 37, 38, 1024, 1026, 1033):
+        assert call("fcntl", 3, command) == errno.EPERM, command
+    assert call("fcntl", 3, 4, 0o4000) == 0  # not to wait
+    assert call("fcntl", 3, 4, 0o24000) == errno.EPERM  # to be signalled
+    assert call("fcntl", 3, 8 | 1 << 32) == errno.EPERM  # the kernel reads the lower half
+    for command in (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451):
+        assert call("ioctl", 3, command) == 0
+    for command in (0x8901, 0x8902, 0x5452, 0x40086602, 0x5402, 0x5412, 0x540E):
+        assert call("ioctl", 3, command) == errno.EPERM, command
+    assert call("prctl", 62) == errno.EPERM
+    assert call("prctl", 15) == 0
+    apart = asked(machine, alone=False)
+    assert apart("fcntl", 3, 8) == apart("ioctl", 3, 0x5452) == apart("flock") == 0
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_other_architectures_and_unknown_calls_are_no_way_round(machine, alone):
     steps = _syscalls.filter_of(alone=alone)
