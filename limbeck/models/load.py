@@ -54,10 +54,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in eval mode, every parameter of it read from its files.
-
-    attention: which of transformers' attention functions; None is sdpa where the family has it, else eager.
-    """
+    """A causal language model in eval mode, all of it read from files. attention: None is sdpa where the family has it, else eager."""
     bar_kernels()
     transformers_logging.disable_progress_bar()  # its bars would stand in the way of ours
     folder = _folder(name, revision, _MODEL)
@@ -68,7 +65,6 @@ def load_model(
         raise ModelError(
             f"{name}: {found}; wanted model.safetensors in {folder}. Convert them with save_pretrained."
         )
-    attention = attention or offered(config)
     _refuse_code("attention", attention, name)
     try:
         if published.is_published(_object(folder / "config.json")):
@@ -77,7 +73,7 @@ def load_model(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=attention or offered(config),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
