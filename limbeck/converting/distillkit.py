@@ -17,7 +17,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from limbeck.converting.samples import Line, Sample, columns_of, lines
+from limbeck.converting.samples import Line, Sample, columns_of, files_of, lines
 from limbeck.errors import DataError
 
 CONFIG = "compression_config.yaml"
@@ -50,6 +50,12 @@ def samples(path: Path) -> Iterator[Sample]:
         else:
             kept, logs = _uncoded(line, config)
         yield _sample(line, ids, kept, logs, line.flat("labels") if "labels" in columns else ids)
+
+
+def inputs(path: Path) -> list[Path]:
+    """The files that say what its samples are."""
+    config = _place(path)
+    return [*files_of(path), *([config] if config.is_file() else [])]
 
 
 def _uncoded(line: Line, config: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

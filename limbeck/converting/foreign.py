@@ -16,17 +16,27 @@ from limbeck import files
 from limbeck.cache.format import SHARDS, CacheAbout, tokens_digest
 from limbeck.cache.write import create_or_check, shard_folder, write_shard
 from limbeck.converting import axolotl, distillkit
-from limbeck.converting.samples import Sample
+from limbeck.converting.samples import Sample, files_of
 from limbeck.converting.shape import MASS, masses_of, shape_of
+from limbeck.converting.unfinished import begin_or_go_on, digests
 from limbeck.data import pieces
 from limbeck.data.rows import Row, write_rows
 from limbeck.data.tokenize import largest_id, plain, tokenizer_fingerprint
 from limbeck.errors import DataError, LimbeckError
 from limbeck.types import TopK
 
-TOOLS: dict[str, Callable[[Path], Iterator[Sample]]] = {
-    "distillkit": distillkit.samples,
-    "axolotl": axolotl.samples,
+
+@dataclass(frozen=True)
+class Tool:
+    """samples: reads what it captured. inputs: the files that say what these samples are."""
+
+    samples: Callable[[Path], Iterator[Sample]]
+    inputs: Callable[[Path], list[Path]]
+
+
+TOOLS = {
+    "distillkit": Tool(distillkit.samples, distillkit.inputs),
+    "axolotl": Tool(axolotl.samples, files_of),
 }
 ROWS, CACHE = "rows", "cache"
 _ROWS_PER_SHARD = 64
@@ -53,12 +63,13 @@ def foreign(
     """Writes `new`/rows and `new`/cache (topk+rest) from what `tool` kept at `path`.
 
     Each sample becomes a row, padded to the longest. The mass of ids that were not kept is what is left of 1, since
-    the other tools do not keep it.
+    the other tools do not keep it. A conversion that was broken off goes on, with the same input.
     """
     read = TOOLS[tool]
     if (new / ROWS).exists():
         raise LimbeckError(f"{new / ROWS} exists already. Convert into another folder.")
-    shape = shape_of(read(path), path)
+    given = digests(read.inputs(path))
+    shape = shape_of(read.samples(path), path)
     mark, vocab = tokenizer_fingerprint(tokenizer), largest_id(tokenizer) + 1
     about = CacheAbout(
         # A name, not a fingerprint: what the teacher was is not written in these caches.
@@ -71,13 +82,14 @@ def foreign(
         k=shape.k,
         values=values,
     )
+    begin_or_go_on(new, new / CACHE / SHARDS, given)
     create_or_check(new / CACHE, about)
     for folder in (new, new / CACHE / SHARDS):
         files.sweep_abandoned(folder)
     shards = _Shards(new / CACHE, about, _sizes(tokenizer), shape.shift)
     rows = write_rows(
         new / ROWS,
-        shards.rows(sample for sample in read(path) if not sample.empty),
+        shards.rows(sample for sample in read.samples(path) if not sample.empty),
         length=shape.length,
         vocab=vocab,
         about={"tokenizer": mark, "from": f"{tool}: {teacher}"},
