@@ -225,6 +225,6 @@ def _topk(ids: NDArray[np.int64], logs: NDArray[np.float64]) -> TopK:
     mass = np.exp(logs).sum(1)
     # Rounding; of a millionth nothing is known.
     full = mass > 1 - 1e-6
-    logs = logs - np.where(full, np.log(mass), 0)[:, None]
+    logs = logs - np.log(np.where(full, mass, 1))[:, None]
     rest = np.where(full, -np.inf, np.log(np.where(full, 1, 1 - mass)))
     return TopK(torch.from_numpy(ids), torch.from_numpy(logs), torch.from_numpy(rest))

@@ -110,6 +110,15 @@ def test_what_rounding_puts_above_one_is_scaled_to_it(tmp_path):
     assert (found.rest == -torch.inf).all()
 
 
+def test_a_place_whose_ids_have_no_probability_left_is_all_rest(tmp_path):
+    made = tiny_foreign.samples()
+    made[0][2][1] = -1e4
+    tiny_foreign.distillkit(tmp_path / "old", made, EXACT)
+    convert("distillkit", tmp_path / "old", tmp_path / "new")
+    source, teacher = served(tmp_path / "new")
+    assert teacher.signal(source.batch([0]), Wanted()).topk.rest[1] == 0
+
+
 @pytest.mark.parametrize("more", [3.0, 1e4])
 def test_logits_are_no_probabilities_and_are_refused(tmp_path, more):
     made = tiny_foreign.samples()
