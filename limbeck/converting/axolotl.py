@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from limbeck.converting.samples import Sample, columns_of, flat, square, tables
+from limbeck.converting.samples import Line, Sample, columns_of, lines
 from limbeck.errors import DataError
 
 _COLUMNS = ("input_ids", "labels", "target_token_ids", "target_logprobs", "target_mask")
@@ -27,17 +27,25 @@ def samples(path: Path) -> Iterator[Sample]:
             f"{path}: columns {', '.join(found)} found; wanted {', '.join(_COLUMNS)}. "
             "A data set of messages is not tokenised yet: run 'axolotl preprocess' and give the folder that it writes."
         )
-    for table in tables(path, _COLUMNS):
-        for row in range(table.num_rows):
-            ids = flat(table, "input_ids", row).astype(np.int64)
-            kept = square(table, "target_token_ids", row).astype(np.int64)
-            logs = square(table, "target_logprobs", row).astype(np.float64)
-            mask = square(table, "target_mask", row)
-            if not len(ids) == len(kept) == len(logs) == len(mask):
-                raise DataError(
-                    f"{path}: a sample of {len(ids)} tokens has {len(kept)} places of ids, {len(logs)} of "
-                    f"log-probabilities and {len(mask)} of a mask; wanted as many of each."
-                )
-            known = np.logical_and((mask > 0).all(1), (logs > _NOTHING).all(1))
-            weights = np.append(flat(table, "labels", row)[1:] >= 0, False)
-            yield Sample(ids, kept, logs, known, weights.astype(np.float32))
+    yield from map(_sample, lines(path, _COLUMNS))
+
+
+def _sample(line: Line) -> Sample:
+    ids, labels = line.flat("input_ids"), line.flat("labels")
+    kept, logs = line.square("target_token_ids"), line.numbers("target_logprobs")
+    mask = line.square("target_mask")
+    if not len(ids) == len(labels) == len(kept) == len(logs) == len(mask):
+        raise DataError(
+            f"{line.where}: a sample of {len(ids)} tokens has {len(labels)} labels, {len(kept)} places of ids, "
+            f"{len(logs)} of log-probabilities and {len(mask)} of a mask; wanted as many of each. "
+            "Run 'axolotl preprocess' again."
+        )
+    if not kept.shape == logs.shape == mask.shape:
+        raise DataError(
+            f"{line.where}: {kept.shape[1]} ids, {logs.shape[1]} log-probabilities and {mask.shape[1]} numbers of a "
+            "mask at each place; wanted as many of each. Run 'axolotl preprocess' again."
+        )
+    # NaN is no word for nothing: such a place is told among those that make no sense.
+    known = np.asarray((mask > 0).all(1) & ~(logs <= _NOTHING).any(1))
+    weights = np.append(labels[1:] >= 0, False)[: len(ids)]
+    return Sample(ids, kept, logs, known, weights.astype(np.float32), line.where)

@@ -41,7 +41,8 @@ def convert(
     )
     return (
         f"{done.rows:,} rows and {done.tokens:,} tokens are in {new}"
-        f" ({done.twice:,} samples stood there twice, {done.lost:,} places made no sense and do not count).\n"
+        f" ({done.twice:,} samples stood there twice, {done.lost:,} places made no sense and do not count, "
+        f"{done.passed_over:,} samples of fewer than two tokens or of no known place were passed over).\n"
         f"In the recipe: source: {{packed: {{path: {new / foreign.ROWS}}}}} and teacher: {{cached: {{path: "
         f"{new / foreign.CACHE}, kind: topk+rest, k: {done.k}, values: {kept}}}}}."
     )

@@ -17,7 +17,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from limbeck.converting.samples import Sample, columns_of, flat, square, tables
+from limbeck.converting.samples import Line, Sample, columns_of, files_of, lines
 from limbeck.errors import DataError
 
 CONFIG = "compression_config.yaml"
@@ -43,50 +43,72 @@ def samples(path: Path) -> Iterator[Sample]:
     raw = set(_RAW) <= set(found)
     config = {} if raw else _config(path)
     columns = [*(_RAW if raw else _CODED), *(["labels"] if "labels" in found else [])]
-    for table in tables(path, columns):
-        for row in range(table.num_rows):
-            ids = flat(table, "input_ids", row).astype(np.int64)
-            if raw:
-                kept, logs = square(table, "token_ids", row), square(table, "top_values", row)
-            else:
-                kept, logs = _uncoded(path, table, row, config)
-            labels = flat(table, "labels", row) if "labels" in columns else ids
-            yield _sample(path, ids, kept.astype(np.int64), logs.astype(np.float64), labels)
+    for line in lines(path, columns):
+        ids = line.flat("input_ids")
+        if raw:
+            kept, logs = line.square("token_ids"), line.numbers("top_values")
+        else:
+            kept, logs = _uncoded(line, config)
+        yield _sample(line, ids, kept, logs, line.flat("labels") if "labels" in columns else ids)
 
 
-def _uncoded(
-    path: Path, table: Any, row: int, config: dict[str, Any]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def inputs(path: Path) -> list[Path]:
+    """The files that say what its samples are."""
+    config = _place(path)
+    return [*files_of(path), *([config] if config.is_file() else [])]
+
+
+def _uncoded(line: Line, config: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The ids and values of a coded sample: both (tokens, k)."""
+    packed, coded = _bytes(line, "bytepacked_indices"), _bytes(line, "compressed_logprobs")
+    if not len(packed) and not len(coded):  # of one token: nothing comes after it
+        return np.zeros((0, config["k"]), np.int64), np.zeros((0, config["k"]))
     try:
-        kept = unpacked(square(table, "bytepacked_indices", row), _bits(config), config["k"])
-        return kept, decoded(square(table, "compressed_logprobs", row), config)
+        return unpacked(packed, _bits(config), config["k"]), decoded(coded, config)
     except DataError as reason:
-        raise DataError(f"{path}: {reason}") from reason
+        raise DataError(f"{line.where}: {reason}") from reason
+
+
+def _bytes(line: Line, column: str) -> NDArray[np.uint8]:
+    found = line.square(column)
+    if found.size and not 0 <= found.min() <= found.max() <= 255:
+        raise line.wrong(column, f"{found.min()} to {found.max()} found; wanted bytes, 0 to 255.")
+    return found.astype(np.uint8)
 
 
 def _sample(
-    path: Path,
+    line: Line,
     ids: NDArray[np.int64],
     kept: NDArray[np.int64],
     logs: NDArray[np.float64],
-    labels: NDArray[Any],
+    labels: NDArray[np.int64],
 ) -> Sample:
     """The place of a token is that of what was said of the one after it; of the last one nothing may be said."""
     if len(kept) not in (len(ids), len(ids) - 1) or len(logs) != len(kept):
         raise DataError(
-            f"{path}: a sample of {len(ids)} tokens has ids at {len(kept)} places and values at {len(logs)}; "
-            "wanted one for each token, or all but the last."
+            f"{line.where}: a sample of {len(ids)} tokens has ids at {len(kept)} places and values at {len(logs)}; "
+            "wanted one for each token, or all but the last. Capture again."
+        )
+    if kept.shape != logs.shape or len(labels) != len(ids):
+        raise DataError(
+            f"{line.where}: {kept.shape[1]} ids and {logs.shape[1]} values at each place, {len(ids)} tokens and "
+            f"{len(labels)} labels; wanted as many of the one as of the other. Capture again."
         )
     short = len(ids) - len(kept)
     known = np.arange(len(ids)) < len(kept)
-    weights = np.append(labels[1:] >= 0, False)
+    weights = np.append(labels[1:] >= 0, False)[: len(ids)]
     pad = ((0, short), (0, 0))
-    return Sample(ids, np.pad(kept, pad), np.pad(logs, pad), known, weights.astype(np.float32))
+    kept, logs = np.pad(kept, pad), np.pad(logs, pad)
+    return Sample(ids, kept, logs, known, weights.astype(np.float32), line.where)
+
+
+def _place(path: Path) -> Path:
+    """Where the configuration of a capture lies."""
+    return (path if path.is_dir() else path.parent) / CONFIG
 
 
 def _config(path: Path) -> dict[str, Any]:
-    place = (path if path.is_dir() else path.parent) / CONFIG
+    place = _place(path)
     if not place.is_file():
         raise DataError(
             f"{place} is missing: it says how the capture was coded. It is what DistillKit calls "

@@ -16,30 +16,37 @@ from limbeck import files
 from limbeck.cache.format import SHARDS, CacheAbout, tokens_digest
 from limbeck.cache.write import create_or_check, shard_folder, write_shard
 from limbeck.converting import axolotl, distillkit
-from limbeck.converting.samples import Sample
+from limbeck.converting.samples import Sample, files_of
+from limbeck.converting.shape import MASS, masses_of, shape_of
+from limbeck.converting.unfinished import begin_or_go_on, digests
 from limbeck.data import pieces
 from limbeck.data.rows import Row, write_rows
 from limbeck.data.tokenize import largest_id, plain, tokenizer_fingerprint
 from limbeck.errors import DataError, LimbeckError
 from limbeck.types import TopK
 
-TOOLS: dict[str, Callable[[Path], Iterator[Sample]]] = {
-    "distillkit": distillkit.samples,
-    "axolotl": axolotl.samples,
+
+@dataclass(frozen=True)
+class Tool:
+    """samples: reads what it captured. inputs: the files that say what these samples are."""
+
+    samples: Callable[[Path], Iterator[Sample]]
+    inputs: Callable[[Path], list[Path]]
+
+
+TOOLS = {
+    "distillkit": Tool(distillkit.samples, distillkit.inputs),
+    "axolotl": Tool(axolotl.samples, files_of),
 }
 ROWS, CACHE = "rows", "cache"
-_LOOKED_AT, _ROWS_PER_SHARD = 64, 64
-# Of the tokens that come, so many are among the ids that were likely; 0.9 and more in all that was seen.
-_HITS = 0.5
-# Rounding, and a curve through the less likely, may bring the kept ids of a few places to more than 1.
-_MASS, _HEAVY = 1.01, 0.01
+_ROWS_PER_SHARD = 64
 
 
 @dataclass(frozen=True)
 class Converted:
     """What came of it. rows: written. twice: samples that stood there already. tokens: kept; lost: not readable.
 
-    k: ids of a token.
+    k: ids of a token. passed_over: samples of fewer than two tokens, or of which nothing is known.
     """
 
     rows: int
@@ -47,15 +54,7 @@ class Converted:
     tokens: int
     lost: int
     k: int
-
-
-@dataclass
-class _Shape:
-    """What all rows share. shift: 1 where a place speaks of its own token."""
-
-    length: int
-    k: int
-    shift: int
+    passed_over: int
 
 
 def foreign(
@@ -64,10 +63,13 @@ def foreign(
     """Writes `new`/rows and `new`/cache (topk+rest) from what `tool` kept at `path`.
 
     Each sample becomes a row, padded to the longest. The mass of ids that were not kept is what is left of 1, since
-    the other tools do not keep it.
+    the other tools do not keep it. A conversion that was broken off goes on, with the same input.
     """
     read = TOOLS[tool]
-    shape = _shape(read, path)
+    if (new / ROWS).exists():
+        raise LimbeckError(f"{new / ROWS} exists already. Convert into another folder.")
+    given = digests(read.inputs(path))
+    shape = shape_of(read.samples(path), path)
     mark, vocab = tokenizer_fingerprint(tokenizer), largest_id(tokenizer) + 1
     about = CacheAbout(
         # A name, not a fingerprint: what the teacher was is not written in these caches.
@@ -80,83 +82,19 @@ def foreign(
         k=shape.k,
         values=values,
     )
-    if (new / ROWS).exists():
-        raise LimbeckError(f"{new / ROWS} exists already. Convert into another folder.")
+    begin_or_go_on(new, new / CACHE / SHARDS, given)
     create_or_check(new / CACHE, about)
     for folder in (new, new / CACHE / SHARDS):
         files.sweep_abandoned(folder)
     shards = _Shards(new / CACHE, about, _sizes(tokenizer), shape.shift)
     rows = write_rows(
         new / ROWS,
-        shards.rows(read(path)),
+        shards.rows(sample for sample in read.samples(path) if not sample.empty),
         length=shape.length,
         vocab=vocab,
         about={"tokenizer": mark, "from": f"{tool}: {teacher}"},
     )
-    return Converted(rows, shards.twice, shards.tokens, shards.lost, shape.k)
-
-
-def _shape(read: Callable[[Path], Iterator[Sample]], path: Path) -> _Shape:
-    """The longest row, the fewest kept ids, and which token a place speaks of; all samples are read once."""
-    length, k, seen = 0, 0, list[tuple[float, float]]()
-    masses = _Masses()
-    for sample in read(path):
-        masses.add(sample)
-        length = max(length, len(sample.ids) - 1)
-        here = sample.kept.shape[1]
-        k = here if not k else min(k, here)
-        if len(seen) < _LOOKED_AT and len(sample.ids) > 1:
-            seen.append((_hits(sample, 0), _hits(sample, 1)))
-    if not length or not k:
-        raise DataError(f"{path} holds no sample of two tokens or more.")
-    masses.check(path)
-    after, own = (float(np.nanmean(rates)) for rates in np.array(seen).T)
-    if max(after, own) < _HITS:
-        raise DataError(
-            f"{path}: the token that comes is among the likely ids in {100 * max(after, own):.0f} of 100 places; "
-            "wanted 50 or more. The ids are another tokenizer's, or the layout is another."
-        )
-    return _Shape(length, k, int(own > after))
-
-
-@dataclass
-class _Masses:
-    """The probability that the kept ids of a place have together. heavy: of how many places it is none."""
-
-    places: int = 0
-    heavy: int = 0
-    most: float = 0.0
-
-    def add(self, sample: Sample) -> None:
-        """Counts the places of a sample; those that hold no numbers are judged later."""
-        known = sample.known & np.isfinite(sample.logprobs).all(1)
-        masses = _masses(sample.logprobs[known])
-        self.places += len(masses)
-        self.heavy += int((masses > _MASS).sum())
-        self.most = max(self.most, float(masses.max(initial=0)))
-
-    def check(self, path: Path) -> None:
-        """Refuses values that are no log-probabilities; a few places that make no sense are only left out."""
-        if self.heavy > _HEAVY * self.places:
-            raise DataError(
-                f"{path}: the kept ids have a probability of up to {self.most:.4g} together, and more than {_MASS} at "
-                f"{self.heavy:,} of {self.places:,} places; wanted 1 at most. These are logits, or log-probabilities "
-                "at another temperature or of the kept ids alone: capture log-probabilities over the whole vocabulary."
-            )
-
-
-def _masses(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(tokens, k) -> (tokens,); what is too large for a number is infinite."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.exp(logs).sum(1))
-
-
-def _hits(sample: Sample, shift: int) -> float:
-    """How often the token is kept that a place speaks of: the one after it, or (shift 1) its own."""
-    said = sample.ids if shift else np.append(sample.ids[1:], -1)
-    known = sample.known & (said >= 0)
-    hit = (sample.kept == said[:, None]).any(1)
-    return float(hit[known].mean()) if known.any() else float("nan")
+    return Converted(rows, shards.twice, shards.tokens, shards.lost, shape.k, shape.passed_over)
 
 
 def _sizes(tokenizer: Any) -> NDArray[np.int64]:
@@ -201,6 +139,11 @@ class _Shards:
             if fresh:
                 self._write(fresh)
             yield from (kept.row for kept in fresh.values())
+        if not self.tokens:
+            raise DataError(
+                f"{self.path}: 0 tokens are known, and {self.lost:,} places made no sense: numbers that are none, an id "
+                "twice or of another tokenizer, more probability than 1. Give its tokenizer, or capture again."
+            )
 
     def _kept(self, sample: Sample) -> _Kept:
         """A sample padded to a row, and what was said of its places."""
@@ -208,9 +151,10 @@ class _Shards:
         said, tokens = self._readable(_moved(sample, self.shift)), len(sample.ids)
         ids = np.zeros(length + 1, np.int64)
         ids[:tokens] = sample.ids
-        if ids.max() >= self.about.vocab or ids.min() < 0:
+        wrong = ids[(ids < 0) | (ids >= self.about.vocab)]
+        if len(wrong):
             raise DataError(
-                f"{self.path}: id {int(ids.max()):,} in a sample; the tokenizer has {self.about.vocab:,}. "
+                f"{sample.where}: id {wrong[0]:,} found; the tokenizer has 0 to {self.about.vocab - 1:,}. "
                 "Give the tokenizer that the samples were made with."
             )
         inside = np.arange(length) < tokens - 1
@@ -228,7 +172,7 @@ class _Shards:
         """Without places whose ids or probabilities make no sense; the fewest ids that any sample has."""
         kept, logs = sample.kept[:, : self.about.k], sample.logprobs[:, : self.about.k]
         ordered = np.sort(kept, axis=1)
-        good = np.isfinite(logs).all(1) & (_masses(logs) <= _MASS)
+        good = np.isfinite(logs).all(1) & (masses_of(logs) <= MASS)
         good &= (ordered[:, 1:] != ordered[:, :-1]).all(1)
         good &= (kept >= 0).all(1) & (kept < self.about.vocab).all(1)
         self.lost += int((sample.known & ~good).sum())
@@ -281,6 +225,6 @@ def _topk(ids: NDArray[np.int64], logs: NDArray[np.float64]) -> TopK:
     mass = np.exp(logs).sum(1)
     # Rounding; of a millionth nothing is known.
     full = mass > 1 - 1e-6
-    logs = logs - np.where(full, np.log(mass), 0)[:, None]
+    logs = logs - np.log(np.where(full, mass, 1))[:, None]
     rest = np.where(full, -np.inf, np.log(np.where(full, 1, 1 - mass)))
     return TopK(torch.from_numpy(ids), torch.from_numpy(logs), torch.from_numpy(rest))

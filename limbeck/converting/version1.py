@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from limbeck import files
 from limbeck.cache.format import ABOUT, SHARDS, CacheAbout, shard_name
@@ -36,6 +38,8 @@ def version1(old: Path, new: Path, *, values: str | None = None) -> CacheAbout:
         teacher_name=said["teacher_name"],
         libraries=said["libraries"],
     )
+    if not (old / SHARDS).is_dir():
+        raise Damaged(f"{old / SHARDS} is missing: the cache has lost its rows. Copy it again.")
     create_or_check(new, about)
     for folder in (new, new / SHARDS):
         files.sweep_abandoned(folder)
@@ -71,10 +75,7 @@ def _said(old: Path) -> dict[str, Any]:
 def _shard(shard: Path, identity: str, new: Path, about: CacheAbout) -> None:
     """Writes one shard again, after each of its bytes is checked."""
     manifest = files.verify(shard)
-    rows = files.parse_json((shard / "rows.json").read_bytes(), str(shard / "rows.json"))
-    if not isinstance(rows, dict) or not {"addresses", "tokens"} <= set(rows):
-        raise Damaged(f"{shard / 'rows.json'}: wanted the addresses and the tokens of its rows.")
-    addresses, tokens = rows["addresses"], rows["tokens"]
+    addresses, tokens = _rows(shard / "rows.json")
     if manifest.about.get("cache") != identity or shard_name(addresses) != shard.name:
         raise Damaged(
             f"{shard}: it belongs to the cache {manifest.about.get('cache')} and its rows make the name "
@@ -82,7 +83,7 @@ def _shard(shard: Path, identity: str, new: Path, about: CacheAbout) -> None:
         )
     if (new / SHARDS / shard.name).exists():
         return
-    tensors = load_file(shard / "rows.safetensors")
+    tensors = _tensors(shard / "rows.safetensors")
     each = (len(addresses), about.length)
     wanted = {"ids": (*each, about.k), "logprobs": (*each, about.k), "rest": each}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -95,3 +96,33 @@ def _shard(shard: Path, identity: str, new: Path, about: CacheAbout) -> None:
     )
     every = torch.ones(len(addresses), about.length, dtype=torch.bool)
     write_shard(new, addresses, kept, about, tokens=tokens, recorded=every)
+
+
+def _rows(place: Path) -> tuple[list[str], list[str]]:
+    """The addresses and the tokens of the rows of a shard."""
+    if not place.is_file():
+        raise Damaged(
+            f"{place} is missing, and the manifest does not list it. Copy the shard again."
+        )
+    rows = files.parse_json(place.read_bytes(), str(place))
+    both = [rows.get(name) for name in ("addresses", "tokens")] if isinstance(rows, dict) else []
+    lists = [one for one in both if isinstance(one, list) and all(isinstance(x, str) for x in one)]
+    if len(lists) != 2 or len(lists[0]) != len(lists[1]):
+        raise Damaged(
+            f"{place}: wanted the addresses and the tokens of its rows, two equally long lists of text. "
+            "Copy the shard again."
+        )
+    return lists[0], lists[1]
+
+
+def _tensors(place: Path) -> dict[str, Tensor]:
+    if not place.is_file():
+        raise Damaged(
+            f"{place} is missing, and the manifest does not list it. Copy the shard again."
+        )
+    try:
+        return dict(load_file(place))
+    except (SafetensorError, ValueError, LookupError) as reason:
+        raise Damaged(
+            f"{place}: not readable as tensors ({reason}). Copy the shard again."
+        ) from reason

@@ -31,6 +31,7 @@ def test_the_command_line_converts_a_capture_of_another_tool(tmp_path):
     ]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 0, done.output
+    assert "0 samples of fewer than two tokens or of no known place were passed over" in done.output
     assert f"packed: {{path: {tmp_path / 'new' / 'rows'}}}" in done.output
     assert "kind: topk+rest, k: 8, values: code8" in done.output
     assert CacheReader(tmp_path / "new" / "cache").about.teacher_name == "some/teacher"

@@ -86,7 +86,8 @@ def test_ids_of_another_number_of_bytes_are_refused_with_both(tmp_path, k):
     tiny_foreign.distillkit(tmp_path / "x", tiny_foreign.samples(vocab=256), EXACT | {"d": 256})
     (tmp_path / "x" / CONFIG).write_text(yaml.safe_dump(EXACT | {"d": 256, "k": k, "exact_k": k}))
     with pytest.raises(
-        DataError, match=rf"x: 8 bytes found where {k} numbers .* take {k}: .*{CONFIG}"
+        DataError,
+        match=rf"data_0\.parquet, row 1: 8 bytes found where {k} numbers .* take {k}: .*{CONFIG}",
     ):
         list(samples(tmp_path / "x"))
 
@@ -136,16 +137,63 @@ def test_a_capture_without_its_configuration_is_refused(tmp_path):
         list(samples(tmp_path / "x"))
 
 
-def test_raw_likeliest_ids_need_no_configuration(tmp_path):
-    made = tiny_foreign.samples()
+def raw(place, made, **change):
+    """A capture of raw ids and values, of which some columns are others."""
     columns = {
         "input_ids": [ids.tolist() for ids, _, _ in made],
         "token_ids": [kept.tolist() for _, kept, _ in made],
         "top_values": [logs.tolist() for _, _, logs in made],
     }
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
-    found = list(samples(tmp_path / "x.parquet"))
+    pyarrow.parquet.write_table(pyarrow.table(columns | change), place)
+    return place
+
+
+def test_raw_likeliest_ids_need_no_configuration(tmp_path):
+    made = tiny_foreign.samples()
+    found = list(samples(raw(tmp_path / "x.parquet", made)))
     assert (found[2].logprobs == made[2][2]).all()
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+@pytest.mark.parametrize("coded", [False, True])
+def test_a_sample_of_one_token_is_one_from_which_nothing_is_learnt(tmp_path, at, coded):
+    made = tiny_foreign.samples()
+    made.insert(at, (np.array([5]), np.zeros((0, 8), int), np.zeros((0, 8))))
+    if coded:
+        tiny_foreign.distillkit(tmp_path / "x", made, EXACT)
+    else:
+        raw(tmp_path / "x", made)
+    found = list(samples(tmp_path / "x"))
+    assert [sample.empty for sample in found] == [number == at for number in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("token_ids", lambda lists: [one[:5] for one in lists]),
+        ("top_values", lambda lists: [one[:5] for one in lists]),
+        ("top_values", lambda lists: lists[:-3]),
+        ("labels", lambda one: one[:2]),
+        ("labels", lambda one: [*one, 7]),
+    ],
+)
+def test_columns_that_disagree_are_refused_by_their_row(tmp_path, name, change):
+    made = tiny_foreign.samples()
+    number = {"token_ids": 1, "top_values": 2}.get(name, 0)
+    column = [sample[number].tolist() for sample in made]
+    column[1] = change(column[1])
+    with pytest.raises(DataError, match=r"x\.parquet, row 2: .*wanted"):
+        list(samples(raw(tmp_path / "x.parquet", made, **{name: column})))
+
+
+def test_numbers_that_are_no_bytes_are_refused(tmp_path):
+    columns = {"input_ids": [[1, 2]], "compressed_logprobs": [[[300] * 32]]}
+    columns["bytepacked_indices"] = [[[0] * 9]]
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    (tmp_path / CONFIG).write_text(yaml.safe_dump(EXACT))
+    told = r"row 1, column compressed_logprobs: 300 to 300 found; wanted bytes"
+    with pytest.raises(DataError, match=told):
+        list(samples(tmp_path))
 
 
 def test_the_older_layout_is_refused_by_name(tmp_path):

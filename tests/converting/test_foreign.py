@@ -110,6 +110,15 @@ def test_what_rounding_puts_above_one_is_scaled_to_it(tmp_path):
     assert (found.rest == -torch.inf).all()
 
 
+def test_a_place_whose_ids_have_no_probability_left_is_all_rest(tmp_path):
+    made = tiny_foreign.samples()
+    made[0][2][1] = -1e4
+    tiny_foreign.distillkit(tmp_path / "old", made, EXACT)
+    convert("distillkit", tmp_path / "old", tmp_path / "new")
+    source, teacher = served(tmp_path / "new")
+    assert teacher.signal(source.batch([0]), Wanted()).topk.rest[1] == 0
+
+
 @pytest.mark.parametrize("more", [3.0, 1e4])
 def test_logits_are_no_probabilities_and_are_refused(tmp_path, more):
     made = tiny_foreign.samples()
@@ -135,6 +144,53 @@ def test_a_sample_that_stands_twice_is_kept_once(tmp_path):
     tiny_foreign.distillkit(tmp_path / "old", [*made, made[2]], EXACT)
     done = convert("distillkit", tmp_path / "old", tmp_path / "new")
     assert (done.rows, done.twice) == (6, 1)
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+@pytest.mark.parametrize("tool", ["distillkit", "axolotl"])
+def test_samples_from_which_nothing_is_learnt_are_passed_over_and_counted(tmp_path, tool, at):
+    made = tiny_foreign.samples()
+    if tool == "distillkit":
+        one = (np.array([5]), np.zeros((0, 8), int), np.zeros((0, 8)))
+        tiny_foreign.distillkit(tmp_path / "old", [*made[:at], one, *made[at:]], EXACT)
+    else:
+        rows = tiny_foreign.axolotl_rows(made)
+        for column in rows.values():
+            column.insert(at, [])
+        datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "old"))
+    done = convert(tool, tmp_path / "old", tmp_path / "new")
+    assert (done.rows, done.k, done.passed_over) == (6, 8, 1)
+    assert done.tokens == sum(len(ids) - 1 for ids, _, _ in made)
+
+
+def test_a_mask_of_noughts_is_refused(tmp_path):
+    rows = tiny_foreign.axolotl_rows(tiny_foreign.samples())
+    rows["target_mask"] = [[[0] * len(one) for one in lists] for lists in rows["target_mask"]]
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "old"))
+    with pytest.raises(DataError, match="of which anything is known; 6 samples found"):
+        convert("axolotl", tmp_path / "old", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_capture_of_which_every_place_makes_no_sense_is_refused(tmp_path):
+    made = tiny_foreign.samples()
+    for _, _, logs in made:
+        logs[:, -1] = -np.inf
+    tiny_foreign.distillkit(tmp_path / "old", made, EXACT)
+    with pytest.raises(DataError, match="0 tokens are known, and 47 places made no sense"):
+        convert("distillkit", tmp_path / "old", tmp_path / "new")
+    assert not (tmp_path / "new" / "rows").exists()
+
+
+@pytest.mark.parametrize("wrong", [-5, 320, 1_000_000])
+def test_the_id_that_is_wrong_is_named_with_its_row(tmp_path, wrong):
+    rows = tiny_foreign.axolotl_rows(tiny_foreign.samples())
+    rows["input_ids"][2][3] = wrong
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "old"))
+    with pytest.raises(
+        DataError, match=f"old, row 3: id {wrong:,} found; the tokenizer has 0 to 319"
+    ):
+        convert("axolotl", tmp_path / "old", tmp_path / "new")
 
 
 def test_a_conversion_that_was_broken_off_goes_on(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """A cache of format 1 is the same numbers in format 2."""
 
+import shutil
+
 import pytest
 import tiny
 import tiny_cache
@@ -127,16 +129,41 @@ def test_a_cache_that_does_not_say_all_is_refused_in_words(tmp_path):
         version1(tmp_path / "old", tmp_path / "new")
 
 
-@pytest.mark.parametrize("wrong", ["tensors", "rows"])
-def test_a_shard_of_another_shape_is_refused_in_words(tmp_path, wrong):
+def listed(text):
+    return lambda shard: (shard / "rows.json").write_text(text)
+
+
+DAMAGED = {
+    "another shape": lambda shard: save_file(
+        {"ids": torch.zeros(2, 3)}, shard / "rows.safetensors"
+    ),
+    "junk": lambda shard: (shard / "rows.safetensors").write_bytes(b"junkjunkjunk"),
+    "no tensors": lambda shard: (shard / "rows.safetensors").unlink(),
+    "no rows": lambda shard: (shard / "rows.json").unlink(),
+    "no addresses": listed('{"tokens": []}'),
+    "addresses that are no list": listed('{"addresses": 5, "tokens": []}'),
+    "addresses that are no text": listed('{"addresses": [5], "tokens": ["x"]}'),
+    "tokens that are no list": listed('{"addresses": ["x"], "tokens": 6}'),
+    "fewer tokens": listed('{"addresses": ["x"], "tokens": []}'),
+    "a list": listed("[]"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_shard_that_was_sealed_again_is_refused_by_its_file(tmp_path, name):
     old(tmp_path / "old")
     for shard in sorted((tmp_path / "old" / "shards").iterdir()):
         about = files.verify(shard).about
-        if wrong == "tensors":
-            save_file({"ids": torch.zeros(2, 3)}, shard / "rows.safetensors")
-        else:
-            files.write_bytes(shard / "rows.json", files.canonical({"tokens": []}))
+        DAMAGED[name](shard)
         (shard / files.MANIFEST).unlink()
         files.seal(shard, about)
-    with pytest.raises(Damaged, match="wanted"):
+    with pytest.raises(Damaged, match=r"shards/[0-9a-f]{32}/rows\.(json|safetensors)"):
         version1(tmp_path / "old", tmp_path / "new")
+
+
+def test_a_cache_without_its_shards_is_refused(tmp_path):
+    old(tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / "shards")
+    with pytest.raises(Damaged, match="old/shards is missing"):
+        version1(tmp_path / "old", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
