@@ -51,8 +51,9 @@ class _How:
 
 def offered(config: PretrainedConfig) -> str:
     """The attention that a family is loaded with: sdpa where transformers has it for the family, else eager."""
-    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return "sdpa" if found is None or getattr(found, "_supports_sdpa", False) else "eager"
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), ())
+    each = found if isinstance(found, tuple) else (found,)  # several stand for some configs
+    return "sdpa" if all(one._supports_sdpa for one in each) else "eager"
 
 
 def switch(model: PreTrainedModel) -> bool:

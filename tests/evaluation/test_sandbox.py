@@ -148,6 +148,8 @@ def test_a_python_below_tmp_is_shown_inside_and_cannot_be_written_to(inner):
         python.parent.mkdir()
         shutil.copy(Path(sys.executable).resolve(), python)
         shutil.copytree(library, place / inner / "lib" / version, ignore=LARGE)
+        for path in place.rglob("*"):  # whatever this process's umask is
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
         code = f"""
 import os, sys
 os.chdir({str(place)!r})
