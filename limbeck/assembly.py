@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from limbeck import loading, names, pages
 from limbeck.data.tokenize import tokenizer_fingerprint
@@ -114,20 +114,21 @@ def ground(recipe: Recipe) -> Ground:
         if model and model != whose:
             _same_tokenizer(role, model, whose, base.tokenizer)
         if model:
-            sizes = load.load_config(model.name, revision=model.revision).get_text_config()
-            room = sizes.vocab_size
-            if room < base.vocab:
-                raise ModelError(
-                    f"{role} {model.name} has {room:,} ids, the tokenizer of {whose.name} has {base.vocab:,}."
-                )
+            config = load.load_config(model.name, revision=model.revision)
+            _check_room(f"{role} {model.name}", config, whose, base.vocab)
     if recipe.student.name == _DRAWN:
-        room = student_on_meta(recipe).config.get_text_config().vocab_size
-        if room < base.vocab:
-            raise ModelError(
-                f"student.scratch.config: vocab_size is {room:,}, the tokenizer of {whose.name} has {base.vocab:,} ids; "
-                f"wanted {base.vocab:,} or more. Correct it, or leave it out to take the teacher's."
-            )
+        _check_room("student.scratch.config", student_on_meta(recipe).config, whose, base.vocab)
     return base
+
+
+def _check_room(what: str, config: PretrainedConfig, whose: Model, vocab: int) -> None:
+    """Refuses a model that has no numbers for some of the tokenizer's ids."""
+    room = config.get_text_config().vocab_size
+    if room < vocab:
+        raise ModelError(
+            f"{what} has {room:,} ids, the tokenizer of {whose.name} has {vocab:,}; wanted as many or more. "
+            "Correct its vocab_size, or choose the tokenizer of this model."
+        )
 
 
 def beside(base: Ground, recipe: Recipe) -> Ground:

@@ -64,7 +64,9 @@ def test_a_drawn_student_of_too_few_ids_is_refused_before_anything_is_prepared(t
     sizes |= {"intermediate_size": 32, "num_attention_heads": 2}
     tiny_folder.tree(tmp_path)
     asked = tiny_folder.short(tmp_path, "few", student={"scratch": {"config": sizes}})
-    with pytest.raises(ModelError, match=r"vocab_size is 200, the tokenizer of .* has 320 ids"):
+    with pytest.raises(
+        ModelError, match=r"student.scratch.config has 200 ids, the tokenizer of .* has 320"
+    ):
         run.carry_out(asked)
     assert not (tmp_path / "prepared").exists()
     sizes["vocab_size"] = tiny_folder.VOCAB

@@ -17,6 +17,7 @@ from limbeck import assembly, fitting, loading, names
 from limbeck.cache.kinds import KINDS
 from limbeck.cache.planes import Piece
 from limbeck.cache.read import CacheReader
+from limbeck.cache.write import create_or_check, write_shard
 from limbeck.cli import app
 from limbeck.featuring import FeatureKeeper
 from limbeck.planning import Planned
@@ -160,6 +161,21 @@ def test_a_reader_written_from_the_page_reads_what_was_recorded(tmp_path, settin
             np.testing.assert_allclose(
                 rows[address][place][1], weights.flatten().numpy(), rtol=1e-3
             )
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_a_reader_written_from_the_page_takes_of_two_shards_the_one_with_more(tmp_path, fewer):
+    about = tiny_cache.about()
+    addresses = [f"{row:032x}" for row in range(2)]
+    create_or_check(tmp_path, about)
+    for number in (0, 1):
+        which = torch.ones(2, about.length, dtype=torch.bool)
+        which[:, 1:] = number != fewer
+        made = tiny_cache.record(about, int(which.sum()))
+        write_shard(tmp_path, addresses, made, about, tokens=addresses, recorded=which)
+    assert len(list((tmp_path / "shards").iterdir())) == 2
+    _, rows = page_reader().read(tmp_path)
+    assert [len(rows[address]) for address in addresses] == [about.length] * 2
 
 
 @pytest.mark.parametrize("numbers", ["bfloat16", "int8", "float32"])

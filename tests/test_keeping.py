@@ -126,3 +126,9 @@ def test_only_tokens_that_count_are_recorded(tmp_path, kind):
     some = CacheReader(tmp_path / "some").read(addresses, counted, [0] * 20)
     whole = CacheReader(tmp_path / "all").read(addresses, counted, [0] * 20)
     assert torch.equal(some.ids, whole.ids)
+
+
+def test_a_chunk_larger_than_a_batch_takes_no_memory_for_what_is_never_there(tmp_path):
+    """Of a head whose product goes into a buffer, which such a chunk would make of a petabyte."""
+    teacher = Live(tiny.llama(), vocab=tiny.VOCAB)
+    assert run(tmp_path, teacher=teacher, chunk=10**12).recorded == 20

@@ -1,18 +1,15 @@
 """Behind the filter alone, programs of an ordinary user steer, signal and change nothing of that user's: not even by detours."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+from tiny_jail import copied
 
-HERE = Path(__file__).parents[2]
 SYSTEM = Path("/usr/bin/python3")
 ORDINARY = 61_000
-NAMES = ("errors", "evaluation/_jail", "evaluation/_sandbox", "evaluation/_syscalls")
 
 LIBRARY = "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
 OWNED = "import fcntl, os, time\nr, w = os.pipe()\nfcntl.fcntl(r, {command}, {owner})\nfcntl.fcntl(r, 10, 9)\n"
@@ -94,15 +91,8 @@ def place():
     """The package's files where an ordinary user may read them, and a file of that user."""
     if not SYSTEM.exists():
         pytest.skip("there is no Python that an ordinary user may read")
-    found = Path(tempfile.mkdtemp())
-    try:
-        found.chmod(0o755)
-        (found / "limbeck/evaluation").mkdir(parents=True)
-        for name in NAMES:
-            shutil.copy(HERE / f"limbeck/{name}.py", found / f"limbeck/{name}.py")
+    with copied() as found:
         (found / "own").write_text("x")
-        for path in found.rglob("*"):  # whatever this process's umask is
-            path.chmod(0o755)
         if os.geteuid() == 0:
             os.chown(found / "own", ORDINARY, ORDINARY)
         tried = as_ordinary(
@@ -111,8 +101,6 @@ def place():
         if tried.returncode:
             pytest.skip(tried.stderr.splitlines()[-1])
         yield found
-    finally:
-        shutil.rmtree(found)
 
 
 def as_ordinary(code, place, *given, said=""):

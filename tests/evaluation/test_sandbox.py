@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_jail import Watch, alive
+from tiny_jail import Watch, alive, copied, readable
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import _sandbox
@@ -143,13 +143,11 @@ def test_a_python_below_tmp_is_shown_inside_and_cannot_be_written_to(inner):
     place = Path(tempfile.mkdtemp(dir="/tmp"))
     python = place / inner / "bin" / version
     try:
-        place.chmod(0o755)
         (place / inner / "lib").mkdir(parents=True)
         python.parent.mkdir()
         shutil.copy(Path(sys.executable).resolve(), python)
         shutil.copytree(library, place / inner / "lib" / version, ignore=LARGE)
-        for path in place.rglob("*"):  # whatever this process's umask is
-            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
+        readable(place)
         code = f"""
 import os, sys
 os.chdir({str(place)!r})
@@ -172,14 +170,7 @@ def test_an_ordinary_user_can_lock_programs_in_too(isolation):
         pytest.skip("every other test is run by an ordinary user here")
     if not SYSTEM.exists():
         pytest.skip("there is no Python that an ordinary user may read")
-    place = Path(tempfile.mkdtemp())
-    try:
-        place.chmod(0o755)
-        (place / "limbeck/evaluation").mkdir(parents=True)
-        for name in ("errors", "evaluation/_jail", "evaluation/_sandbox", "evaluation/_syscalls"):
-            shutil.copy(HERE / f"limbeck/{name}.py", place / f"limbeck/{name}.py")
-        for path in place.rglob("*"):  # whatever this process's umask is
-            path.chmod(0o755)
+    with copied() as place:
         code = f"""
 import os
 from limbeck.evaluation import _sandbox as s
@@ -195,8 +186,6 @@ for text in ("import os\\nassert os.getuid() == (65534 if isolation == 'namespac
         done = in_a_process(
             code, SYSTEM, path=place, user=ORDINARY, group=ORDINARY, extra_groups=[]
         )
-    finally:
-        shutil.rmtree(place)
     if isolation == "namespaces" and "unshare" in done.stderr:
         pytest.skip(f"ordinary users have no namespaces here: {done.stderr.splitlines()[-1]}")
     lines = done.stdout.splitlines()

@@ -148,6 +148,13 @@ def test_what_is_no_vector_a_token_is_refused():
         taps.signal(tiny.llama(), tiny.batch(1, 5), Wanted(heads=("layers.0.mlp",)))
 
 
+def test_a_family_whose_forward_takes_no_such_mask_is_refused_by_its_name():
+    model = tiny_families.build("bloom").train()
+    with pytest.raises(ModelError, match="BloomForCausalLM: taps cannot be read"):
+        taps.widths(model, ("layers.0",))
+    assert model.training
+
+
 def test_a_model_that_does_not_run_sdpa_is_refused():
     model = tiny.llama()
     model.set_attn_implementation("eager")
