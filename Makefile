@@ -47,7 +47,7 @@ journey: $(STAMP) ## The three runs on WikiText-2 of docs/results.md (about 45 m
 	$(BIN)/limbeck fetch smollm2
 	for recipe in $(JOURNEY); do $(BIN)/limbeck train $$recipe; done
 
-bench: $(PEERS) ## The benchmarks beside their peers, 19 minutes on 2 quiet cores; writes docs/benchmarks.md
+bench: $(PEERS) ## The benchmarks beside their peers, 20 minutes on 2 quiet cores; writes docs/benchmarks.md
 	$(BIN)/limbeck fetch smollm2
 	for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py || exit 1; done
 	$(BIN)/python benchmarks/page.py
