@@ -69,7 +69,11 @@ def _about(run: Path, recipe: Recipe | None, overrides: Sequence[str]) -> dict[s
 def _made_of(run: Path) -> dict[str, Any]:
     """The fingerprints of models, tokenizer and text that the run's provenance holds, once there is one."""
     path = run / "provenance.json"
-    return {"prints": files.read_json(path)["prints"]} if path.is_file() else {}
+    try:
+        found = files.read_json(path) if path.is_file() else {}
+    except LimbeckError:  # whoever needs it has refused it
+        return {}
+    return {"prints": found["prints"]} if isinstance(found, dict) and "prints" in found else {}
 
 
 def _user() -> str:

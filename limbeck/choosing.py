@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from limbeck import assembly, files, linking, loading
+from typing_extensions import TypedDict
+
+from limbeck import assembly, checked, files, linking, loading
 from limbeck.assembly import Ground
 from limbeck.models import load, probe
 from limbeck.progress import say
@@ -17,6 +19,12 @@ from limbeck.training import parallel
 
 PROBES = Path("prepared/probes")
 """Where answers are kept, for every run with the same teacher."""
+
+
+class _Found(TypedDict):
+    """What a probe found: blocks, the most needed first."""
+
+    ranked: list[checked.Whole]
 
 
 def check(recipe: Recipe) -> None:
@@ -57,7 +65,7 @@ def known(recipe: Recipe) -> Recipe:
 
     def numbers(asked: Probed) -> list[int] | None:
         path = _path(model, asked)
-        return sorted(files.read_json(path)["ranked"][: asked.auto]) if path.is_file() else None
+        return sorted(_read(path)[: asked.auto]) if path.is_file() else None
 
     return _filled(recipe, numbers)
 
@@ -90,14 +98,17 @@ def _path(model: assembly.Model, asked: Probed) -> Path:
     return PROBES / f"{mark}-{asked.by}-{asked.prompts}x{asked.pairs}-{asked.seed}.json"
 
 
+def _read(path: Path) -> list[int]:
+    return checked.read(path, _Found, "Remove the file: the probe runs again.")["ranked"]
+
+
 def _ranked(base: Ground, asked: Probed) -> list[int]:
     """Blocks, the most needed first."""
     model = assembly.teacher_model(base.recipe)
     assert model is not None  # a hybrid needs one
     path = _path(model, asked)
     if path.is_file():
-        found: list[int] = files.read_json(path)["ranked"]
-        return found
+        return _read(path)
     teacher = assembly.load_teacher(base)
     assert teacher is not None
     heads = asked.by == "heads"

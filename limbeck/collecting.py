@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck import files
+from typing_extensions import TypedDict
+
+from limbeck import checked, files
 from limbeck.data.inputs import ROWS, inputs
 from limbeck.data.records import opened
 from limbeck.data.sieve import unusable
@@ -21,6 +23,18 @@ from limbeck.progress import progress, say
 STATE = "state.json"
 SIDES = ("train", "held_out")
 COUNTS = ("shards", "read", "kept", "empty")
+
+
+class _Stopped(TypedDict):
+    """Where a collection stands, behind each shard."""
+
+    wanted: dict[str, Any]
+    where: str
+    state: dict[str, Any]
+    shards: checked.Whole
+    read: checked.Whole
+    kept: checked.Whole
+    empty: checked.Whole
 
 
 @dataclass(frozen=True)
@@ -91,11 +105,11 @@ def _written(wanted: Wanted, folder: Path) -> dict[str, Any]:
     about: dict[str, Any] = {"wanted": asdict(wanted), "where": where}
     about |= dict.fromkeys(COUNTS, 0)
     if (folder / STATE).is_file():
-        told = files.read_json(folder / STATE)
+        told = checked.read(folder / STATE, _Stopped, f"Remove {folder}, and collect again.")
         _same(folder, told["wanted"], about["wanted"])
         _same(folder, {"where": told["where"]}, {"where": where})
         rows.load_state_dict(told["state"])
-        about |= {name: told[name] for name in COUNTS}
+        about |= {name: number for name, number in told.items() if name in COUNTS}
         say(f"{folder}: goes on behind shard {about['shards']} ({about['kept']:,} rows kept).")
     else:
         _only_ours(folder)

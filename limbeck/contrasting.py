@@ -16,10 +16,9 @@ from limbeck import files, names
 from limbeck.confidence import ROLES
 from limbeck.errors import LimbeckError
 from limbeck.intervals import LEAST, Resampled, figures
-from limbeck.report import collect, tables
+from limbeck.report import collect, shapes, tables
 from limbeck.report import contrast as drawn
 from limbeck.report.entries import Entry, Judged
-from limbeck.strict import parse_yaml
 
 MEASURES = (("bits_per_byte", "bits_per_byte"), ("agreement", "kl_to_teacher"))
 """What runs are compared by: (measure, figure), both lower where better."""
@@ -73,8 +72,7 @@ def _models(path: Path) -> list[tuple[str, Judged]]:
         raise LimbeckError(
             f"compare: {path} has no figures. Wanted: 'limbeck evaluate {path}' first."
         )
-    recipe = parse_yaml(facts.recipe, str(path / "recipe.yaml"))
-    same = {key: value for key, value in recipe.items() if key not in _FREE}
+    same = {key: value for key, value in facts.settings.items() if key not in _FREE}
     prints = facts.provenance.get("prints", {})
     teacher = prints.get("teacher") or _teacher(same)
     # Whatever the student's arm was told of it, the control learns from labels alone.
@@ -89,7 +87,7 @@ def _models(path: Path) -> list[tuple[str, Judged]]:
     for model in tables.models(facts.figures):
         kind = files.digest(files.canonical([model, identity.get(model, same)]))
         mine = {measure: sums[model] for measure, sums in rows.items() if model in sums}
-        found.append((kind, Judged(facts, model, int(recipe.get("seed", 0)), mine, of)))
+        found.append((kind, Judged(facts, model, facts.settings.get("seed", 0), mine, of)))
     return found
 
 
@@ -126,8 +124,8 @@ def _rows(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     rows, of = {}, {}
     for measure, _ in MEASURES:
         file = path / "evaluation" / f"{measure}.json"
-        found = files.read_json(file) if file.is_file() else {}
-        if "row_sums" in found:
+        found = tables.table(file, shapes.MeasuredRows) if file.is_file() else None
+        if found is not None and "row_sums" in found:
             rows[measure], of[measure] = found["row_sums"], found["rows_of"]
     return rows, of
 

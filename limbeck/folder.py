@@ -10,7 +10,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from limbeck import files, recarding
-from limbeck.errors import LimbeckError
+from limbeck.errors import Damaged, LimbeckError, RecipeError
+from limbeck.strict import text_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,14 @@ class Folder:
         """
         if not self.recipe.is_file():
             return
-        before, after = identity(self.recipe.read_text(encoding="utf-8")), identity(recipe)
+        try:
+            before = identity(text_of(self.recipe))
+        except RecipeError as reason:
+            raise Damaged(
+                f"{self.recipe} is not the recipe that was written there ({reason}). Bring it back as it was, or "
+                "give this run another name (name=…)."
+            ) from reason
+        after = identity(recipe)
         if before != after:
             raise LimbeckError(
                 f"{self.path} holds a run of another recipe:\n{_difference(before, after)}\n"

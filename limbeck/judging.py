@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from limbeck import assembly, comparing, confidence, files, loading
+from limbeck import assembly, checked, comparing, confidence, files, loading
 from limbeck.assembly import Ground
 from limbeck.evaluation._judge import Judged, judge
 from limbeck.evaluation._sample import greedy
@@ -19,7 +19,7 @@ from limbeck.evaluation._tokens import disagreement
 from limbeck.folder import Folder
 from limbeck.models import load
 from limbeck.recipe import Evaluate
-from limbeck.report import benchmarks, collect, speeds, tables
+from limbeck.report import benchmarks, collect, shapes, speeds, tables
 from limbeck.report.tables import LAYERS, MODELS, SAMPLES, TOKENS
 from limbeck.students.pruned import LOOKED_AT
 
@@ -109,7 +109,8 @@ def _worth(found: Judged, measure: str) -> dict[str, Any]:
 def done(folder: Folder, asked: Evaluate) -> bool:
     """Whether every figure that is asked for is written."""
     path = folder.evaluation(MODELS)
-    return path.is_file() and bool(files.read_json(path)["asked"] == _plain(asked))
+    told = files.read_json(path) if path.is_file() else {}
+    return isinstance(told, dict) and bool(told.get("asked") == _plain(asked))
 
 
 def _plain(asked: Evaluate) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def tell(folder: Folder, report: Path | None) -> None:
     tell_speed(folder.path / "evaluation")
     samples = folder.evaluation(SAMPLES)
     if samples.is_file():
-        told = files.read_json(samples)
+        told = checked.read(samples, shapes.Samples, shapes.AGAIN)
         console.print(f"\nAfter the words: {told['prompt']!r}", highlight=False, markup=False)
         for name, text in told["models"].items():
             console.print(f"  {name}: {text.strip()!r}", highlight=False, markup=False)

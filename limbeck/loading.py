@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from limbeck import names
 from limbeck.errors import RecipeError
 from limbeck.recipe import Linked, Part, Ramp, Recipe, Term
-from limbeck.strict import parse_yaml
+from limbeck.strict import parse_yaml, text_of
 
 LARGEST = 1_000_000
 
@@ -31,13 +31,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(
             f"{path}: {path.stat().st_size:,} bytes; a recipe has {LARGEST:,} at most."
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as reason:
-        raise RecipeError(f"{path}: not UTF-8: {reason}") from reason
-    tree = parse_yaml(text, str(path))
+    return _mapping(parse_yaml(text_of(path), str(path)), str(path))
+
+
+def _mapping(tree: Any, where: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: found {type(tree).__name__}; wanted a mapping of recipe keys.")
+        raise RecipeError(f"{where}: found {type(tree).__name__}; wanted a mapping of recipe keys.")
     return tree
 
 
@@ -119,10 +118,11 @@ def told(where: str, reason: ValidationError) -> RecipeError:
     return RecipeError("\n".join(f"{where}: {line}" for line in told))
 
 
-def build(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+def build(tree: Any, where: str = "recipe") -> Recipe:
     """A Recipe of plain data."""
+    found = _mapping(tree, where)
     try:
-        return Recipe.model_validate(_extended(tree))
+        return Recipe.model_validate(_extended(found))
     except ValidationError as reason:
         raise told(where, reason) from reason
     except RecipeError as reason:

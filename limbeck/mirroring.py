@@ -9,12 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck import files
+from typing_extensions import TypedDict
+
+from limbeck import checked, files
 from limbeck.errors import Damaged, DataError, LimbeckError
 from limbeck.folder import beside, locked
 from limbeck.progress import progress, say
 
 STATE = "mirror.json"
+
+
+class _Stopped(TypedDict):
+    """What was begun: of which wish, and of which commit."""
+
+    mirror: dict[str, Any]
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -141,12 +150,12 @@ def _begun(work: Path, asked: dict[str, Any]) -> str | None:
     """The commit that an earlier process began with; the work of another wish is refused."""
     if not (work / STATE).is_file():
         return None
-    told = files.read_json(work / STATE)
+    told = checked.read(work / STATE, _Stopped, f"Remove {work}, and mirror again.")
     if told["mirror"] != asked:
         raise DataError(
             f"{work} is the half of {told['mirror']}; wanted {asked}. Remove it, or give another folder with --to."
         )
-    return str(told["commit"])
+    return told["commit"]
 
 
 def _check_space(work: Path, found: Listed) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck import assembly, files, licences, loading, provenance
+from typing_extensions import TypedDict
+
+from limbeck import assembly, checked, files, licences, loading, provenance
 from limbeck.assembly import Ground
 from limbeck.errors import LimbeckError
 from limbeck.folder import Folder
@@ -16,6 +18,12 @@ from limbeck.training import checkpoint
 
 MADE_OF = "made_of"
 """Where a checkpoint's state says it."""
+
+
+class _Begun(TypedDict):
+    """What a run began with, by provenance.json."""
+
+    prints: dict[str, Any]
 
 
 def of_models(recipe: Recipe) -> dict[str, Any]:
@@ -64,11 +72,11 @@ def _path(folder: Folder) -> Path:
 
 
 def _same(folder: Folder, prints: dict[str, Any], mend: str) -> None:
-    before = files.read_json(_path(folder))["prints"]
+    before = checked.read(_path(folder), _Begun, "Bring back the file as it was.")["prints"]
     for name, value in prints.items():
-        if before[name] != value:
+        if before.get(name) != value:
             raise LimbeckError(
-                f"{folder.path} was begun with {name} {before[name]}, now it is {value}: another run. {mend}"
+                f"{folder.path} was begun with {name} {before.get(name)}, now it is {value}: another run. {mend}"
             )
 
 

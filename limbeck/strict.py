@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -41,6 +42,14 @@ class _Strict(yaml.SafeLoader):
                 raise RecipeError(f"line {key_node.start_mark.line + 1}: '{key}' stands twice.")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def text_of(path: Path) -> str:
+    """The text of a file; raises RecipeError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as reason:
+        raise RecipeError(f"{path}: not UTF-8: {reason}") from reason
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -9,7 +9,7 @@ import tiny_planted
 import torch
 
 from limbeck import assembly, choosing, linking, loading, run
-from limbeck.errors import LimbeckError, RecipeError
+from limbeck.errors import Damaged, LimbeckError, RecipeError
 from limbeck.models import load
 from limbeck.recipe import Part
 from limbeck.strict import parse_yaml
@@ -67,6 +67,16 @@ def test_it_is_asked_once_for_every_run_with_this_teacher(ground):
     other = choosing.chosen(told(ground, AUTO | {"seed": 1}), ALONE)
     assert kept(other.recipe) == [1, 3]
     assert len(list(choosing.PROBES.iterdir())) == 2
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"ranked": ["1"]}'])
+def test_an_answer_of_another_shape_is_named(ground, text):
+    choosing.chosen(ground, ALONE)
+    (file,) = choosing.PROBES.iterdir()
+    file.write_text(text)
+    for ask in (lambda: choosing.known(ground.recipe), lambda: choosing.chosen(ground, ALONE)):
+        with pytest.raises(Damaged, match=rf"{file.name} has .* Remove the file: the probe runs"):
+            ask()
 
 
 def test_before_it_was_asked_a_plan_spreads_them_evenly(tmp_path):

@@ -18,7 +18,7 @@ HERE = Path(__file__).parents[1]
 PACKAGE = sorted(HERE.glob("limbeck/**/*.py"))
 # Each floor may use those below it, and its own without going round in a circle.
 FLOORS = (
-    ("types", "kept", "pages", "intervals", "recipe", "stage", "measurement", "spelling", "strict", "errors", "names", "files", "progress"),
+    ("types", "kept", "pages", "intervals", "recipe", "stage", "measurement", "spelling", "strict", "errors", "names", "files", "checked", "progress"),
     ("objectives", "selection"),
     ("data", "cache", "models", "sampling"),
     ("sources", "teachers", "students"),

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.errors import LimbeckError
+from limbeck import prints
+from limbeck.errors import Damaged, LimbeckError
 from limbeck.folder import Folder, owned
 
 
@@ -82,3 +83,14 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
     with owned(tmp_path):
         assert not any(path.exists() for path in left)
         assert all((path / "file").is_file() for path in kept)
+
+
+@pytest.mark.parametrize("text", [b"", b"[1]", b"name: [", b"\xff", b"stages: 3"])
+def test_a_damaged_recipe_of_a_run_is_named_and_kept(tmp_path, text):
+    run = Folder(tmp_path)
+    run.recipe.write_bytes(text)
+    with pytest.raises(
+        Damaged, match=r"(?s)recipe\.yaml is not the recipe that was written there .*Bring it back"
+    ):
+        run.begin("name: a\n", prints.identity)
+    assert run.recipe.read_bytes() == text

@@ -70,3 +70,13 @@ def test_a_checkpoint_that_holds_the_whole_student_is_resumed_whatever_it_was_ma
     shutil.copytree(place / "teacher", place / "second")
     disturb(place / "second")
     tiny_folder.trained(asked(place, "other", student=pruned, teacher="second", resume=told))
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"prints": 3}', '{"prints": {}}'])
+def test_a_run_whose_provenance_is_another_is_not_gone_on_with(place, text):
+    recipe = asked(place, "changed")
+    run.carry_out(recipe)
+    folder = tiny_folder.folder(recipe)
+    (folder.path / "provenance.json").write_text(text)
+    with pytest.raises(LimbeckError, match=r"provenance\.json has|was begun with"):
+        again.evaluate_again(folder.path)

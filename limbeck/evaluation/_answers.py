@@ -35,8 +35,8 @@ def path_of(place: Path, title: str, asked: Benchmarks) -> Path:
 
 def read(path: Path, settings: dict[str, Any]) -> Kept:
     """What is kept of a task, or nothing where it was asked under other settings."""
-    found: Kept = files.read_json(path) if path.is_file() else {}
-    return found if found.get("settings") == settings else {}
+    found = files.read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) and found.get("settings") == settings else {}
 
 
 def has(kept: Kept, title: str, mark: str) -> bool:

@@ -5,22 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.report import tables
+from limbeck.report import shapes, tables
 
 _MODELS = ("teacher", "before", "student", "control", "model")
-_ABOUT = (
-    "command",
-    "questions",
-    "few_shot",
-    "higher_is_better",
-    "student_against_control",
-    "gap_recovered",
-)
 
 
 def read(place: Path) -> list[dict[str, Any]]:
     """What is kept of each task, averages of groups last."""
-    found = [tables.table(path, _ABOUT) for path in tables.paths(place)]
+    found = [tables.table(path, shapes.Benchmark) for path in tables.paths(place)]
     return sorted((kept for kept in found if kept is not None), key=lambda kept: "of" in kept)
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limbeck import files
+from limbeck import checked, files
 from limbeck.errors import LimbeckError
-from limbeck.report import benchmarks, machine, speeds, tables
+from limbeck.report import benchmarks, machine, shapes, speeds, tables
+from limbeck.strict import parse_yaml, text_of
 
 Line = dict[str, Any]
 HELD_OUT = "held_out"
 """Where a line of the log keeps a look at held-out rows."""
+_TRAINED = "Bring back the file as it was; what it told is nowhere else."
 _SURE = ("intervals", "differences", "gap_intervals", "confidence")
 
 
@@ -38,7 +40,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report shows. figures: {measure: {model: {name: value}}}.
+    """All that a report shows. settings: the recipe as plain data. figures: {measure: {model: {name: value}}}.
 
     sure: {measure: {'intervals': {model: {name: [value, low, high]}}, 'differences': {pair: …}, 'gap_intervals': {name: …}}}.
     """
@@ -57,11 +59,13 @@ class Facts:
     telemetry: list[Line] = field(default_factory=list)
     benchmarks: list[Line] = field(default_factory=list)
     speed: Line = field(default_factory=dict)
+    settings: Line = field(default_factory=dict)
 
 
 def facts(run: Path) -> Facts:
     """Everything a run's folder holds; raises LimbeckError where it is no run."""
-    if not (run / "recipe.yaml").is_file():
+    written = run / "recipe.yaml"
+    if not written.is_file():
         raise LimbeckError(f"{run} is no run: it has no recipe.yaml.")
     held = tables.read(run / "evaluation")
     figures = tables.figures(held)
@@ -74,11 +78,11 @@ def facts(run: Path) -> Facts:
         sure[measure] = {key: told[key] for key in _SURE if key in told}
         about = {key: told[key] for key in tables.ABOUT}
     arms = [Curves("student", _lines(run)), Curves("control", _lines(run / "control"))]
-    provenance = run / "provenance.json"
+    recipe = text_of(written)
     return Facts(
         name=run.resolve().name,
-        recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
-        provenance=files.read_json(provenance) if provenance.is_file() else {},
+        recipe=recipe,
+        provenance=_provenance(run / "provenance.json"),
         curves=[arm for arm in arms if arm.lines],
         figures=figures,
         gaps=gaps,
@@ -90,7 +94,24 @@ def facts(run: Path) -> Facts:
         telemetry=machine.read(run),
         benchmarks=benchmarks.read(run / "evaluation/benchmarks"),
         speed=held.get(speeds.NAME, {}),
+        settings=_settings(recipe, str(written)),
     )
+
+
+def _settings(recipe: str, where: str) -> Line:
+    return dict(checked.value(parse_yaml(recipe, where), shapes.Recipe, where, _TRAINED))
+
+
+def _provenance(path: Path) -> Line:
+    """What the run was made of and on; {} before it was written."""
+    if not path.is_file():
+        return {}
+    return dict(checked.read(path, shapes.Provenance, _TRAINED))
+
+
+def _line(text: bytes, where: str) -> Line:
+    found = files.parse_json(text, where.rstrip(","))
+    return dict(checked.value(found, shapes.LogLine, where, _TRAINED))
 
 
 def _lines(run: Path) -> list[Line]:
@@ -99,7 +120,11 @@ def _lines(run: Path) -> list[Line]:
     if not path.is_file():
         return []
     whole, _, _ = path.read_bytes().rpartition(b"\n")
-    lines = [files.parse_json(line, str(path)) for line in whole.split(b"\n") if line]
+    lines = [
+        _line(text, f"{path}, line {number},")
+        for number, text in enumerate(whole.split(b"\n"), 1)
+        if text
+    ]
     before, stage = 0, None
     for index, line in enumerate(lines):
         if line["stage"] != stage:
@@ -164,9 +189,10 @@ def verdict(found: Facts) -> str:
     bits, kl = found.figures.get("bits_per_byte", {}), found.figures.get("agreement", {})
     if not found.figures:
         return "This run has not been evaluated yet."
-    if "student" not in bits:
+    known = {model for model, told in bits.items() if "bits_per_byte" in told}
+    if "student" not in known:
         return "Bits per byte were not measured, so there is no verdict."
-    if "control" not in bits:
+    if "control" not in known:
         return "This run has no control arm, so nobody can tell whether distillation helped."
     gain = bits["control"]["bits_per_byte"] - bits["student"]["bits_per_byte"]
     parts = [
@@ -174,7 +200,7 @@ def verdict(found: Facts) -> str:
             gain, "bits per byte of held-out text", _behind(found, "bits_per_byte", "bits_per_byte")
         )
     ]
-    if {"student", "control"} <= set(kl):
+    if all("kl_to_teacher" in kl.get(model, {}) for model in ("student", "control")):
         closer = kl["control"]["kl_to_teacher"] - kl["student"]["kl_to_teacher"]
         ends = _behind(found, "agreement", "kl_to_teacher")
         parts.append(_better(closer, "nats of KL to the teacher", ends))

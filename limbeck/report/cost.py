@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.report.collect import Curves, Facts
-from limbeck.strict import parse_yaml
 
 Line = dict[str, Any]
 # Between two samples of one command there are seconds, as many as the recipe says; between two commands there may be days.
@@ -61,7 +60,7 @@ def duration(seconds: float) -> str:
 
 def of_run(found: Facts) -> Cost:
     """What a run took, as far as its folder tells."""
-    settings = parse_yaml(found.recipe, "recipe.yaml").get("telemetry") or {}
+    settings = found.settings.get("telemetry") or {}
     every = settings.get("every_seconds") or 0.0
     hours, watt_hours, gpus = _machine(found.telemetry, max(_PAUSE, _SAMPLES * every))
     price = settings.get("price_per_hour")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck import files
+from limbeck import checked
+from limbeck.report import shapes
 
 NAME = "generation"
 """Of the file in the folder of an evaluation."""
@@ -14,7 +15,7 @@ NAME = "generation"
 def read(place: Path) -> dict[str, Any]:
     """What is kept of it in this folder; {} where nothing was measured."""
     path = place / f"{NAME}.json"
-    return dict(files.read_json(path)) if path.is_file() else {}
+    return dict(checked.read(path, shapes.Speed, shapes.AGAIN)) if path.is_file() else {}
 
 
 def table(kept: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -24,7 +25,7 @@ def table(kept: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     teachers = {(one["length"], one["batch"]): one for one in sizes if one["model"] == "teacher"}
     beside = bool(teachers) and len(teachers) < len(sizes)
     headings += ["of the teacher's"] * beside + ["keeps", "needs at most"]
-    rows = []
+    rows, rate = [], "decode_tokens_per_second"
     for one in sizes:
         row = [
             f"{one['length']:,} × {one['batch']}",
@@ -34,8 +35,8 @@ def table(kept: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             f"{one['decode_tokens_per_second']:,.1f}",
         ]
         if beside:
-            theirs = teachers[one["length"], one["batch"]]["decode_tokens_per_second"]
-            row.append(f"{one['decode_tokens_per_second'] / theirs:.2f} ×")
+            theirs = teachers.get((one["length"], one["batch"]))
+            row.append("–" if theirs is None else f"{one[rate] / theirs[rate]:.2f} ×")
         peak = one["peak_bytes"]
         row += [
             f"{one['state_bytes'] / 1e6:,.1f} MB",

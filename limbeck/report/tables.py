@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck import files
-from limbeck.errors import Damaged
-from limbeck.report import speeds
+from limbeck import checked, files
+from limbeck.report import shapes, speeds
 
 MODELS, SAMPLES, TOKENS, LAYERS = "models", "samples", "tokens", "layers"
 """Names of files: of sizes by model, and of three that hold no figures by model."""
 ABOUT = ("command", "source", "rows", "length")
 """What a table of figures says of how they were measured."""
-_HELD: dict[str, tuple[str, ...]] = {
-    SAMPLES: ("prompt", "models"),
-    TOKENS: ("tokens",),
-    LAYERS: ("students",),
-    speeds.NAME: ("sizes",),
+_HELD: dict[str, Any] = {
+    SAMPLES: shapes.Samples,
+    TOKENS: shapes.Tokens,
+    LAYERS: shapes.Layers,
+    speeds.NAME: shapes.Speed,
 }
 
 
@@ -32,27 +31,19 @@ def read(place: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in paths(place):
         wanted = _HELD.get(path.stem)
-        told = _whole(path, files.read_json(path), wanted) if wanted else table(path, ABOUT)
+        told = (
+            checked.read(path, wanted, shapes.AGAIN) if wanted else table(path, shapes.MeasuredRows)
+        )
         if told is not None:
-            found[path.stem] = told
+            found[path.stem] = dict(told)
     return found
 
 
-def table(path: Path, about: Sequence[str]) -> dict[str, Any] | None:
+def table(path: Path, shape: Any) -> dict[str, Any] | None:
     """A file of figures by model, which says what it measures; None where it does not, and is none of ours."""
     told = files.read_json(path)
     ours = isinstance(told, dict) and "measure" in told
-    return _whole(path, told, ("models", *about)) if ours else None
-
-
-def _whole(path: Path, told: Any, wanted: Sequence[str]) -> dict[str, Any]:
-    """What a file of ours holds; raises Damaged where that lacks one of these keys."""
-    for key in wanted:
-        if not isinstance(told, dict) or key not in told:
-            raise Damaged(
-                f"{path} has no '{key}', which is written there. Remove the file, and run 'limbeck evaluate' again."
-            )
-    return dict(told)
+    return dict(checked.value(told, shape, str(path), shapes.AGAIN)) if ours else None
 
 
 def figures(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

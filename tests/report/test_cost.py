@@ -22,7 +22,12 @@ def test_training_takes_the_tokens_of_each_line_over_its_rate(tmp_path):
     run = tiny_report.folder(tmp_path)
     lines = [
         {"stage": "one", "step": 1, "tokens": 100, "tokens_per_second": 50.0},
-        {"stage": "one", "step": 1, "tokens": 100, "held_out": {}},  # a look is no training
+        {
+            "stage": "one",
+            "step": 1,
+            "tokens": 100,
+            "held_out": {"measures": {}, "terms": {}},
+        },  # a look is no training
         {"stage": "one", "step": 2, "tokens": 300, "tokens_per_second": 100.0},
         {"stage": "two", "step": 1, "tokens": 100, "tokens_per_second": 10.0},
     ]

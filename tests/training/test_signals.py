@@ -1,7 +1,10 @@
-"""A signal sets a flag; a second Ctrl-C stops at once."""
+"""A signal sets a flag; a second Ctrl-C stops at once; whoever lost the terminal can still say something and save."""
 
 import os
+import pty
 import signal
+import sys
+import time
 
 import pytest
 
@@ -16,7 +19,7 @@ def _handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_sets_the_flag_and_nothing_else(number):
     stop = Stop().install()
     assert not stop()
@@ -31,3 +34,37 @@ def test_a_second_ctrl_c_stops_at_once():
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     assert stop()
+
+
+WORKS = """
+import sys, time
+from limbeck.training.signals import Stop
+stop = Stop().install()
+print("ready", flush=True)
+while not stop():
+    time.sleep(0.01)
+for stream in (sys.stdout, sys.stderr):
+    print("saving", file=stream, flush=True)
+open(sys.argv[1], "w").write(stop.reason)
+"""
+
+
+def test_where_the_terminal_is_closed_the_work_is_saved_first(tmp_path):
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", WORKS, str(tmp_path / "saved")])
+    said = b""
+    while b"ready" not in said:
+        said += os.read(terminal, 1024)
+    os.close(terminal)
+    end = time.monotonic() + 30
+    while os.waitpid(child, os.WNOHANG) == (0, 0) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert (tmp_path / "saved").read_text() == "SIGHUP"
+
+
+def test_what_nohup_ignores_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = Stop().install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stop()
