@@ -22,9 +22,7 @@ from limbeck.types import Materials, Source, Teacher
 
 _OF_THE_TEACHER = ("adapters", "hybrid", "low_rank_clone", "pruned")
 """Students that begin with the teacher's weights, where they name no model of their own."""
-
-
-_DRAWN = "scratch"
+DRAWN = "scratch"
 """The student that has a vocabulary of its own, and no model with files."""
 
 
@@ -116,8 +114,13 @@ def ground(recipe: Recipe) -> Ground:
         if model:
             config = load.load_config(model.name, revision=model.revision)
             _check_room(f"{role} {model.name}", config, whose, base.vocab)
-    if recipe.student.name == _DRAWN:
-        _check_room("student.scratch.config", student_on_meta(recipe).config, whose, base.vocab)
+    if recipe.student.name == DRAWN:
+        config = student_on_meta(recipe).config
+        _check_room("student.scratch.config", config, whose, base.vocab)
+        if (beyond := config.get_text_config().vocab_size - base.vocab) > 0:
+            say(
+                f"note: student.scratch.config has {beyond:,} ids that no text trains; vocab_size: {base.vocab} leaves them out."
+            )
     return base
 
 

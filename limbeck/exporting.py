@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limbeck import files
-from limbeck.errors import LimbeckError
+from limbeck.errors import Damaged, LimbeckError
 from limbeck.recarding import CARD
 from limbeck.training.signals import WATCHED
 
@@ -92,7 +92,12 @@ def about(dtype: str, checkpoint: str) -> dict[str, str]:
 
 def check(folder: Path, dtype: str, checkpoint: str) -> None:
     """Raises where an export is damaged, or was written otherwise than is asked for now."""
-    told, wanted = files.verify(folder).about, about(dtype, checkpoint)
+    try:
+        told, wanted = files.verify(folder).about, about(dtype, checkpoint)
+    except Damaged as reason:
+        raise Damaged(
+            f"{reason} Move {folder} away, and the same command writes it anew from its checkpoint."
+        ) from reason
     for name, value in wanted.items():
         if told.get(name, value) != value:
             raise LimbeckError(

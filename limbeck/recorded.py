@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from limbeck import assembly, linking, loading
 from limbeck.assembly import Ground
 from limbeck.cache.format import ABOUT, CacheAbout, chosen, read_about
+from limbeck.cache.head import head_digest
 from limbeck.errors import CacheMismatch, RecipeError
 from limbeck.featuring import about_tap
 from limbeck.models import layout, load
@@ -129,13 +130,25 @@ def live_teacher(base: Ground, stop: Callable[[], bool] | None = None) -> LazyTe
     return LazyTeacher(load_it)
 
 
-def head(base: Ground, lazily: LazyTeacher) -> layout.Head:
-    """The head that a cache is recorded with: the teacher's for hidden states, else the student's, which is frozen."""
+def head(base: Ground, lazily: LazyTeacher, whole: Recipe) -> layout.Head:
+    """The head that a cache is recorded with: the teacher's for hidden states, else the student's, which is frozen.
+
+    whole: the recipe of all students that learn beside this one, whose heads must then be the same.
+    """
     if options(base.recipe).get("kind") == "hidden8":
         live = lazily.loaded()
         assert isinstance(live, Live)
         return layout.head(live.model, vocab=live.vocab)
-    return _frozen_head(base, assembly.student(base))
+    found = _frozen_head(base, assembly.student(base))
+    mark = head_digest(found)
+    for number, one in enumerate(whole.each[1:], start=1):
+        other = assembly.with_recipe(base, one)
+        if head_digest(_frozen_head(other, assembly.student(other))) != mark:
+            raise RecipeError(
+                f"students[{number}] has another output head than students[0], and teacher.cached.kind 'kl-vector' is for one head. "
+                "Choose another kind, or give each student a recipe and a cache of its own."
+            )
+    return found
 
 
 def for_one_head(found: Teacher | None) -> bool:

@@ -240,7 +240,7 @@ def _record(base: Ground, stop: Stop, rank: int, world: int, whole: Recipe) -> d
         Path(recorded.options(base.recipe)["path"]),
         about,
         features=recorded.feature_abouts(whole, about),
-        head=functools.partial(recorded.head, base, teacher),
+        head=functools.partial(recorded.head, base, teacher, whole),
         rank=rank,
         world=world,
         micro_rows=recorded.rows_at_once(base.recipe),

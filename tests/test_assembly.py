@@ -59,7 +59,7 @@ def test_a_teachers_blocks_are_compiled_where_no_stage_looks_inside(tmp_path, co
     assert sealed == [compiled and not inside] * len(sealed)
 
 
-def test_a_drawn_student_of_too_few_ids_is_refused_before_anything_is_prepared(tmp_path):
+def test_a_drawn_student_of_too_few_ids_is_refused_before_anything_is_prepared(tmp_path, capsys):
     sizes = {"model_type": "llama", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 1}
     sizes |= {"intermediate_size": 32, "num_attention_heads": 2}
     tiny_folder.tree(tmp_path)
@@ -72,3 +72,11 @@ def test_a_drawn_student_of_too_few_ids_is_refused_before_anything_is_prepared(t
     sizes["vocab_size"] = tiny_folder.VOCAB
     asked = tiny_folder.short(tmp_path, "enough", student={"scratch": {"config": sizes}})
     assert assembly.ground(asked).vocab == tiny_folder.VOCAB
+    assert "note" not in capsys.readouterr().err
+    sizes["vocab_size"] = tiny_folder.VOCAB + 64
+    asked = tiny_folder.short(tmp_path, "padded", student={"scratch": {"config": sizes}})
+    assert assembly.ground(asked).vocab == tiny_folder.VOCAB
+    assert (
+        f"64 ids that no text trains; vocab_size: {tiny_folder.VOCAB} leaves"
+        in capsys.readouterr().err
+    )

@@ -99,6 +99,31 @@ def test_a_head_that_every_stage_freezes_is_frozen_enough_for_mean_rows(place):
         )
 
 
+def test_mean_rows_of_students_with_other_heads_are_refused_before_any_is_recorded(tmp_path):
+    tiny_folder.tree(tmp_path)
+    tiny_folder.teacher(tmp_path / "other", seed=5)
+    kind = {"model": str(tmp_path / "teacher"), "path": str(tmp_path / "cache")}
+    kind = {"cached": kind | {"kind": "kl-vector"}}
+    stages = [tiny_folder.stage(tmp_path, budget="4 steps", freeze=["head"])]
+
+    def recorded_for(*students):
+        told = {"student": None, "students": list(students)}
+        asked = tiny_folder.short(tmp_path, "both", teacher=kind, stages=stages, **told)
+        run.record(asked, rank=0, world=1)
+
+    mine, other = (
+        {"pruned": {"layers": 1}},
+        {"pruned": {"layers": 2, "model": str(tmp_path / "other")}},
+    )
+    with pytest.raises(
+        RecipeError, match=r"students\[1\] has another output head than students\[0\]"
+    ):
+        recorded_for(mine, other)
+    assert not (tmp_path / "cache").exists()
+    recorded_for(mine, {"pruned": {"layers": 2}})
+    assert len(CacheReader(tmp_path / "cache")) == 16
+
+
 def test_a_cache_without_a_teacher_serves_mean_rows_to_no_other_head(place):
     run.record(recipe(place, "kl-vector", train=["*layers*"]), rank=0, world=1)
     teacher = {"path": str(place / "cache-kl-vector"), "kind": "kl-vector"}

@@ -255,6 +255,10 @@ def test_verify_passes_over_a_sound_run_and_names_a_flipped_byte(finished):
     try:
         with pytest.raises(Damaged, match=r"control/export/config\.json"):
             verify(finished.path)
+        with pytest.raises(
+            Damaged, match=r"config\.json.*Move .*control/export away, and the same"
+        ):
+            again.export_again(finished.path)
     finally:
         path.write_bytes(whole)
 

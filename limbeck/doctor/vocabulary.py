@@ -73,7 +73,7 @@ def _differing_text(names: tuple[str, str], mine: Any, wanted: Any) -> list[str]
 def padding(case: Case) -> Findings:
     """Ids of the models beside those of the tokenizer."""
 
-    def room(role: str, config: Any) -> list[Finding]:
+    def room(role: str, config: Any, *, drawn: bool = False) -> list[Finding]:
         rows, ids = config.get_text_config().vocab_size, case.base().vocab
         if rows < ids:
             return [
@@ -82,6 +82,14 @@ def padding(case: Case) -> Findings:
                     role,
                     wanted=f"{ids:,} or more.",
                     cure="Correct vocab_size or 'tokenizer', or choose another model.",
+                )
+            ]
+        if rows > ids and drawn:
+            return [
+                warning(
+                    f"{rows:,} ids, of which no text trains the last {rows - ids:,}: what is exported may say them",
+                    role,
+                    cure=f"Give vocab_size: {ids} in student.scratch.config.",
                 )
             ]
         if rows > ids:
@@ -96,7 +104,8 @@ def padding(case: Case) -> Findings:
 
 
 def _room_of(room: Any, one: Learner) -> list[Finding]:
-    found: list[Finding] = room(one.where, one.shape().config)
+    drawn = one.recipe.student.name == assembly.DRAWN
+    found: list[Finding] = room(one.where, one.shape().config, drawn=drawn)
     return found
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from limbeck.errors import LimbeckError
 from limbeck.selection._groups import GROUP, Groups, grouped
 from limbeck.types import TopK
 
 
 def likeliest(logits: Tensor, k: int) -> TopK:
     """The k likeliest of logits (tokens, vocab): ids, logprobs (tokens, k), rest (tokens,), in float32 or float64.
+
+    Raises LimbeckError where a token has fewer ids with a probability.
 
     Exact: only the k groups with the largest maxima are looked into. Were one of the k likeliest in another group,
     k groups would each hold an id at least as likely: those ids have the same k logits then, ties included.
@@ -22,6 +25,12 @@ def likeliest(logits: Tensor, k: int) -> TopK:
     rows = torch.arange(tokens, device=logits.device).repeat_interleave(looked)
     candidates = found.opened(rows, chosen.flatten()).view(tokens, looked * GROUP)
     kept, places = candidates.topk(k)
+    if bool(kept.isneginf().any()):
+        row = int(kept.isneginf().any(-1).nonzero()[0])
+        raise LimbeckError(
+            f"token {row} of {tokens} has {int(kept[row].isfinite().sum())} ids with a probability; wanted {k}. Choose a "
+            "smaller teacher.cached.k."
+        )
     ids = chosen.gather(-1, places // GROUP) * GROUP + places % GROUP
     logprobs = kept - found.peak[:, None] - found.log_total[:, None]
     return TopK(ids, logprobs, _rest(found, chosen, candidates, places))

@@ -27,7 +27,7 @@ def scratch(
     Vocabulary and special ids are the teacher's where the config does not give them. The weights are drawn
     from torch's global generator, which the run seeds before it builds a student.
     """
-    values = dict(files.read_json(_existing(config)) if isinstance(config, str) else config)
+    values = _sizes(config) if isinstance(config, str) else dict(config)
     if materials.config is not None:
         for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"):
             values.setdefault(key, getattr(materials.config, key, None))
@@ -59,7 +59,12 @@ def known_config(values: dict[str, Any]) -> PretrainedConfig:
     return AutoConfig.for_model(family, **clean)
 
 
-def _existing(path: str) -> Path:
+def _sizes(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise RecipeError(f"student.scratch.config: there is no file {path}.")
-    return Path(path)
+    found = files.read_json(Path(path))
+    if not isinstance(found, dict):
+        raise RecipeError(
+            f"student.scratch.config: {path} holds {type(found).__name__}; wanted one object of sizes."
+        )
+    return found

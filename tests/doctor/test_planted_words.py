@@ -161,9 +161,12 @@ def test_two_readings_of_a_text_stand_side_by_side(tmp_path):
     assert first[2] == str(ids[0][at])
 
 
-def test_padding_beyond_the_tokenizer_is_a_note(tmp_path):
+def test_ids_of_a_drawn_student_that_no_text_trains_are_warned_of(tmp_path):
     place = sound(tmp_path)
     student = {"scratch": {"config": SCRATCH | {"vocab_size": 384}}}
     found = examined(place, student=student)
     assert not bad(found)
-    assert any("are padding without words" in one.found for one in bad(found, "note"))
+    (one,) = [one for one in bad(found, "warning") if "no text trains the last" in one.found]
+    assert one.where == "student"
+    assert "Give vocab_size: " in one.cure
+    assert not any("no text trains" in one.found for one in examined(place))

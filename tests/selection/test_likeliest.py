@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 
+from limbeck.errors import LimbeckError
 from limbeck.selection.likeliest import likeliest
 
 
@@ -37,6 +38,15 @@ def test_ids_outside_a_padded_vocabulary_come_last():
     logits[:, 20:] = -torch.inf
     assert int(likeliest(logits, 20).ids.max()) < 20
     assert torch.equal(likeliest(logits, 20).rest, torch.full((9,), -torch.inf))
+
+
+@pytest.mark.parametrize("ids", [20, 3])
+def test_more_than_have_a_probability_are_refused(ids):
+    logits = tiny.randn(9, 128, dtype=torch.float32)
+    logits[4, ids:] = -torch.inf
+    assert likeliest(logits, ids).ids.shape == (9, ids)
+    with pytest.raises(LimbeckError, match=rf"token 4 of 9 has {ids} ids with .*wanted {ids + 1}"):
+        likeliest(logits, ids + 1)
 
 
 def test_all_probability_is_in_the_kept_ids_and_the_rest():

@@ -73,3 +73,9 @@ def test_strange_sizes_are_refused(change, message):
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(RecipeError, match=r"there is no file nowhere\.json"):
         scratch(NOTHING, config="nowhere.json")
+
+
+def test_a_file_of_no_sizes_is_named(tmp_path):
+    (tmp_path / "sizes.json").write_text("[1]")
+    with pytest.raises(RecipeError, match=r"sizes\.json holds list; wanted one object of sizes"):
+        scratch(NOTHING, config=str(tmp_path / "sizes.json"))
