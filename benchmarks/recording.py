@@ -177,7 +177,8 @@ def memory(
         for label, runner in runners.items():
             if label == "plain" and micro > options.plain_rows:
                 continue
-            runner()
+            if micro == 1:  # warms up for all
+                runner()
             row[f"{label} MB"] = peak(runner)
         found.append(row)
     return found

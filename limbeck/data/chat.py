@@ -23,7 +23,7 @@ from limbeck.data.tokenize import largest_id, tokenizer_fingerprint
 from limbeck.data.workers import Advance, Fill, Work
 from limbeck.errors import DataError
 
-FORMAT = "chat 1"
+FORMAT = "chat 2"
 
 
 @dataclass(frozen=True)

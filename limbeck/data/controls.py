@@ -69,7 +69,10 @@ class Controls:
         self._backend, self._table = _respelled(as_text, self._numbers, self.strings)
 
     def encode(self, written: Sequence[Written]) -> list[Said | DataError]:
-        """The tokens of each, or why it has none that are right. A token counts where it begins in a span."""
+        """The tokens of each, or why it has none that are right.
+
+        A token counts where it begins in a span, and where the first word of a span takes spaces of the template's before it.
+        """
         texts = [self._spelled(one) for one in written]
         found = self._backend.encode_batch(texts, add_special_tokens=False)
         return [
@@ -104,11 +107,16 @@ class Controls:
             )
         offsets = encoding.offsets
         begins = np.array([begin for begin, _ in offsets], dtype=np.int64)
+        ends = np.array([end for _, end in offsets], dtype=np.int64)
         weights = np.zeros(len(ids), dtype=np.float32)
         shifts = self._shifts(written)
         for begin, end, weight in written.spans:
             first, last = (place + int(shifts(place)) for place in (begin, end))
             weights[(begins >= first) & (begins < last)] = weight
+            for across in np.flatnonzero((begins < first) & (first < ends)):
+                before, word = text[begins[across] : first], text[first : ends[across]]
+                if not before.strip() and word.strip():
+                    weights[across] = weight
         sizes = self.sizes(ids)
         wanted = len(written.text.encode()) - sum(
             len(written.text[begin:end].encode()) for begin, end in written.controls

@@ -39,11 +39,13 @@ class Found:
     twice: frozenset[int]
 
     def written(self, controls: Controls) -> list[Span]:
-        """The control strings that the template wrote itself."""
+        """The control strings that the template wrote itself, and no part of them anybody else."""
+        matches = (match.span() for match in controls.pattern.finditer(self.text))
         return [
-            match.span()
-            for match in controls.pattern.finditer(self.text)
-            if self.breaks.isdisjoint(range(match.start() + 1, match.end() + 1))
+            (begin, end)
+            for begin, end in matches
+            if self.breaks.isdisjoint(range(begin + 1, end + 1))
+            and not any(first < end and begin < last for first, last in self.leaves.values())
         ]
 
 

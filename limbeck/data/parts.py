@@ -30,7 +30,7 @@ def parted(found: Inputs) -> list[Inputs]:
     groups = list[list[Piece]]()
     left = 0
     for piece in (piece for path in found.files for piece in _cut(path, size)):
-        if piece[2] > left:
+        if not groups or piece[2] > left:
             groups.append([])
             left = size
         groups[-1].append(piece)

@@ -75,3 +75,17 @@ def test_ids_know_their_bytes_and_control_ids_have_none():
     tokenizer = tiny_chat.tokenizer()
     ids = np.array(tokenizer("é a<|im_end|>").input_ids)
     assert Controls(tokenizer).sizes(ids).sum() == len("é a".encode())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_first_word_that_takes_the_templates_space_counts_and_a_space_alone_does_not(name):
+    tokenizer = tokenizer_of(name)
+    text = "Is it wet? A: Yes, it is."
+    begin = text.index("Yes")
+    (found,) = Controls(tokenizer).encode([Written(text, (), ((begin, len(text), 1.0),))])
+    assert tokenizer.decode(found.ids[found.weights > 0]) == " Yes, it is."
+    text = "A:\n\n\n Yes"
+    begin = text.index("\n Yes")
+    (found,) = Controls(tokenizer).encode([Written(text, (), ((begin, len(text), 1.0),))])
+    assert tokenizer.decode(found.ids[found.weights > 0]).lstrip("\n") == " Yes"
+    assert found.ids[0] in found.ids[found.weights == 0]

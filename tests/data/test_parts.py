@@ -82,6 +82,18 @@ def test_small_files_stand_together_and_what_cannot_be_cut_stays_whole(tmp_path,
     assert max(len(part.files) for part in found) > 5
 
 
+@pytest.mark.parametrize("empty", ["00.jsonl", "03.jsonl", "99.jsonl"])
+def test_an_empty_file_stands_anywhere(tmp_path, small, empty):
+    for n in (1, 2, 5):
+        rows(tmp_path / f"{n:02}.jsonl", 600, 600 * n)
+    (tmp_path / empty).write_bytes(b"")
+    files = tuple(sorted(tmp_path.iterdir()))
+    found = parted(Inputs(files=files))
+    assert len(found) > 2
+    assert {path for part in found for path in part.files} == set(files)
+    assert sum(len(read(part)) for part in found) == 1800
+
+
 def test_parquet_is_cut_between_groups_of_rows(tmp_path, small):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

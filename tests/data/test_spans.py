@@ -260,3 +260,36 @@ def test_a_call_of_a_tool_counts_and_what_it_gave_does_not(open_, name):
     assert text.found == 1
     own = tokenizer.convert_tokens_to_ids(REAL[name])
     assert tokens.ids.tolist().count(own) == 5
+
+
+WORDS = "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} {% else %}ASSISTANT: {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["", "ASSISTANT: ", "ASSISTANT:"])
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_an_answer_of_one_word_counts_whoever_writes_the_space_before_it(open_, name, prompt):
+    tokenizer = tiny_text.shared_tokenizer(name)
+    tokenizer.chat_template = (
+        WORDS + "{% if add_generation_prompt %}" + repr(prompt)[1:-1] + "{% endif %}"
+    )
+    messages = tiny_chat.messages("Is it wet?", "Yes", "Is it?", "Paris is.")
+    _, tokens = said(open_, tokenizer, {"messages": messages})
+    end = tokenizer.eos_token
+    assert runs(tokenizer, tokens) == [f" Yes{end}", f" Paris is.{end}"]
+
+
+def test_the_first_word_of_an_answer_that_begins_with_spaces_counts(open_):
+    tokenizer = tiny_text.shared_tokenizer("gpt2")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = tiny_chat.UNOPENED
+    _, tokens = said(open_, tokenizer, {"messages": tiny_chat.messages("Where?", " Paris is it.")})
+    assert runs(tokenizer, tokens) == [" Paris is it.<|im_end|>"]
+
+
+def test_a_word_that_the_template_puts_between_halves_of_a_control_string_stays_one(open_):
+    tokenizer = tiny_chat.tokenizer(
+        tiny_chat.CHATML.replace("{{ m.content }}", "[{{ m.content }}]")
+    )
+    text, tokens = said(open_, tokenizer, {"messages": tiny_chat.messages("INST", "ok")})
+    assert "[INST]" in text.text
+    assert tokenizer.convert_tokens_to_ids("[INST]") not in tokens.ids.tolist()
