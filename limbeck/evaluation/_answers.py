@@ -12,14 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from limbeck import files
+from limbeck import checked, files
 from limbeck.evaluation import _code
 from limbeck.evaluation._harness import Outcome
 from limbeck.evaluation._tasks import GROUPS
 from limbeck.recipe import Benchmarks
 
 Kept = dict[str, Any]
+
+
+class _Asked(TypedDict):
+    """What a file has of each model that was asked."""
+
+    questions: checked.Whole
+    higher_is_better: dict[str, bool]
+    prints: dict[str, str]
+    models: dict[str, dict[str, checked.Number]]
+    items: dict[str, dict[str, dict[str, list[Any]]]]
+
+
 Gap = Callable[[float, float, float, bool], float | None]
 """(teacher, student, control, whether higher is better) -> share of the way from control to teacher."""
 
@@ -36,7 +49,9 @@ def path_of(place: Path, title: str, asked: Benchmarks) -> Path:
 def read(path: Path, settings: dict[str, Any]) -> Kept:
     """What is kept of a task, or nothing where it was asked under other settings."""
     found = files.read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) and found.get("settings") == settings else {}
+    if not isinstance(found, dict) or found.get("settings") != settings:
+        return {}
+    return dict(checked.value(found, _Asked, str(path), "Remove the file, and ask again."))
 
 
 def has(kept: Kept, title: str, mark: str) -> bool:

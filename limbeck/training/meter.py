@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import TypedDict
 
-from limbeck import files, pages
+from limbeck import checked, files, pages
+
+_MEND = "Bring back the file as it was, or remove it: nothing but its curves is lost then."
 
 
 def forget_peak(device: torch.device) -> None:
@@ -89,9 +92,24 @@ def _line(entry: dict[str, Any]) -> bytes:
     return json.dumps(entry, allow_nan=False).encode() + b"\n"
 
 
+class _Logged(TypedDict):
+    """What every line has."""
+
+    stage: str
+    step: checked.Whole
+
+
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last line that a kill cut short is passed over."""
+    """The lines of a log; a last line that a kill cut short is passed over, another that is none of ours is refused."""
     if not path.is_file():
         return []
     whole, _, _ = path.read_bytes().rpartition(b"\n")
-    return [files.parse_json(line, str(path)) for line in whole.split(b"\n") if line]
+    return [
+        dict(
+            checked.value(
+                files.parse_json(line, str(path)), _Logged, f"{path}, line {number},", _MEND
+            )
+        )
+        for number, line in enumerate(whole.split(b"\n"), 1)
+        if line
+    ]

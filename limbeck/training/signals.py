@@ -10,6 +10,17 @@ WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _SAID = (1, 2)  # standard output and standard error
 
 
+def _forked() -> None:
+    """In a child, such as a worker of a pool: who made it ends it with SIGTERM; what a whole group is sent, that one answers."""
+    for number in WATCHED:
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), Stop):
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else _unheard)
+
+
+def _unheard(number: int, frame: FrameType | None) -> None:
+    """No SIG_IGN, which a program that the child becomes would inherit."""
+
+
 class Stop:
     """True once the process was asked to stop. A second Ctrl-C stops at once."""
 
@@ -26,6 +37,7 @@ class Stop:
 
         Under nohup, which ignores SIGHUP, it stays ignored.
         """
+        os.register_at_fork(after_in_child=_forked)
         self._terminals = [number for number in _SAID if os.isatty(number)]
         for number in WATCHED:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

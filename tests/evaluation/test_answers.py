@@ -5,6 +5,7 @@ import math
 import pytest
 
 from limbeck import files
+from limbeck.errors import Damaged
 from limbeck.evaluation import _answers
 from limbeck.evaluation._harness import Outcome
 from limbeck.judging import recovered
@@ -82,6 +83,14 @@ def test_other_settings_or_another_model_are_asked_again(tmp_path):
     assert not _answers.has(found, "student", "mark-of-another")
     assert not _answers.has(found, "control", "mark-control")
     assert _answers.read(path, {"limit": 3}) == {}
+
+
+@pytest.mark.parametrize(("key", "value"), [("prints", {"student": 3}), ("models", [1]), ("items", None), ("questions", "40")])  # fmt: skip
+def test_answers_of_another_shape_are_named(tmp_path, key, value):
+    path = tmp_path / "piqa.json"
+    files.write_json(path, kept(student=STUDENT) | {key: value})
+    with pytest.raises(Damaged, match=rf"piqa\.json has .* at '{key}.*Remove the file, and ask"):
+        _answers.read(path, ABOUT["settings"])
 
 
 def test_an_average_is_of_those_that_answered_all():

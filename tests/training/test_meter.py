@@ -44,6 +44,18 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize(
+    "line", ["{}", "[1]", '{"stage": "one", "step": "3"}', '{"stage": 1, "step": 3}']
+)
+def test_a_line_that_is_none_of_ours_is_named(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    text = f'{{"stage": "one", "step": 1}}\n{line}\n{{"stage": "one", "step": 3}}\n'
+    path.write_text(text)
+    with pytest.raises(Damaged, match=r"log\.jsonl, line 2, has .*Bring back the file"):
+        Log(path, resumed_at=1, stage="one")
+    assert path.read_text() == text
+
+
 def test_looks_go_with_the_step_that_they_are_of_and_slow_nothing_down(tmp_path):
     path = tmp_path / "log.jsonl"
     log = Log(path, resumed_at=0, stage="one")

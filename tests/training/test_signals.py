@@ -3,6 +3,7 @@
 import os
 import pty
 import signal
+import subprocess
 import sys
 import time
 
@@ -68,3 +69,43 @@ def test_what_nohup_ignores_stays_ignored():
     stop = Stop().install()
     os.kill(os.getpid(), signal.SIGHUP)
     assert not stop()
+
+
+POOLS = """
+import multiprocessing, os, sys
+from limbeck.training.signals import Stop
+stop = Stop().install()
+for _ in range(60):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert list(pool.imap(abs, range(3))) == [0, 1, 2]
+print("ended", flush=True)
+"""
+
+
+def test_a_pool_that_is_forked_meanwhile_can_be_ended():
+    done = subprocess.run([sys.executable, "-c", POOLS], capture_output=True, text=True, timeout=100)  # fmt: skip
+    assert done.stdout == "ended\n", done.stderr
+
+
+HEARD = """
+import os, signal, sys, time
+from limbeck.training.signals import Stop
+stop = Stop().install()
+child = os.fork()
+if child == 0:
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+time.sleep(1)
+for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+    os.kill(child, number)
+time.sleep(0.3)
+assert os.waitpid(child, os.WNOHANG) == (0, 0)
+os.kill(child, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stop.reason)
+"""
+
+
+def test_a_forked_child_leaves_what_a_group_is_sent_to_its_parent():
+    done = subprocess.run([sys.executable, "-c", HEARD], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["ready", "-15", "None"], done.stderr
