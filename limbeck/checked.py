@@ -34,6 +34,18 @@ def value(found: Any, shape: type[T], where: str, mend: str) -> T:
     return same
 
 
+def lines(path: Path, shape: type[T], mend: str) -> list[T]:
+    """The values of a file of JSON lines, each as in `value`; a last line that a kill cut short is passed over."""
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [
+        value(files.parse_json(line, str(path)), shape, f"{path}, line {number},", mend)
+        for number, line in enumerate(whole.split(b"\n"), 1)
+        if line
+    ]
+
+
 @functools.cache
 def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)

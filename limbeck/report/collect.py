@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limbeck import checked, files
+from limbeck import checked
 from limbeck.errors import LimbeckError
 from limbeck.report import benchmarks, machine, shapes, speeds, tables
 from limbeck.strict import parse_yaml, text_of
@@ -109,22 +109,10 @@ def _provenance(path: Path) -> Line:
     return dict(checked.read(path, shapes.Provenance, _TRAINED))
 
 
-def _line(text: bytes, where: str) -> Line:
-    found = files.parse_json(text, where.rstrip(","))
-    return dict(checked.value(found, shapes.LogLine, where, _TRAINED))
-
-
 def _lines(run: Path) -> list[Line]:
-    """The lines of log.jsonl; a last one that a kill cut short is passed over."""
-    path = run / "log.jsonl"
-    if not path.is_file():
-        return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    lines = [
-        _line(text, f"{path}, line {number},")
-        for number, text in enumerate(whole.split(b"\n"), 1)
-        if text
-    ]
+    """The lines of log.jsonl, with tokens counted through all stages."""
+    found = checked.lines(run / "log.jsonl", shapes.LogLine, _TRAINED)
+    lines: list[Line] = [dict(line) for line in found]
     before, stage = 0, None
     for index, line in enumerate(lines):
         if line["stage"] != stage:

@@ -101,15 +101,4 @@ class _Logged(TypedDict):
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; a last line that a kill cut short is passed over, another that is none of ours is refused."""
-    if not path.is_file():
-        return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    return [
-        dict(
-            checked.value(
-                files.parse_json(line, str(path)), _Logged, f"{path}, line {number},", _MEND
-            )
-        )
-        for number, line in enumerate(whole.split(b"\n"), 1)
-        if line
-    ]
+    return [dict(line) for line in checked.lines(path, _Logged, _MEND)]

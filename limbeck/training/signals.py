@@ -21,6 +21,9 @@ def _unheard(number: int, frame: FrameType | None) -> None:
     """No SIG_IGN, which a program that the child becomes would inherit."""
 
 
+os.register_at_fork(after_in_child=_forked)  # once: it does nothing where no Stop listens
+
+
 class Stop:
     """True once the process was asked to stop. A second Ctrl-C stops at once."""
 
@@ -37,7 +40,6 @@ class Stop:
 
         Under nohup, which ignores SIGHUP, it stays ignored.
         """
-        os.register_at_fork(after_in_child=_forked)
         self._terminals = [number for number in _SAID if os.isatty(number)]
         for number in WATCHED:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
